@@ -1,0 +1,1 @@
+"""Where work runs. Knows callables, keys and futures; nothing of audio."""

@@ -1,0 +1,72 @@
+"""The command grammar of all packages: `python -m PACKAGE VERB CONFIG [key=value ...]`.
+
+CONFIG is a YAML file or a run directory. No flag repeats a config field. Exit codes: 0 done,
+1 failed, 2 bad config or input, 3 done but the quarantine is above its threshold, 75 preempted:
+run the same command again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from configs.errors import AudiolexError, Preempted
+from configs.load import dump_config, load_config
+from configs.schema import Config
+
+QUARANTINE_EXIT_CODE = 3
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command: what it does with a config, a line of help, and whether it can only plan."""
+
+    run: Callable[[Config], int]
+    help: str
+    dry_run: Callable[[Config], int] | None = None
+
+
+def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str] | None = None) -> int:
+    """Parse, load the config, run one verb; returns the exit code, never raises for a user."""
+    args = _parser(package, verbs).parse_args(argv)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        config = load_config(args.config, args.overrides)
+        if args.print_config:
+            print(dump_config(config), end="")
+            return 0
+        verb = verbs[args.verb]
+        return verb.dry_run(config) if verb.dry_run and args.dry_run else verb.run(config)
+    except AudiolexError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from what is committed", 75)
+    except OSError as error:
+        return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise Preempted("stopped by SIGTERM; the same command goes on from what is committed")
+
+
+def _parser(package: str, verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", allow_abbrev=False)
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in verbs.items():
+        sub = subparsers.add_parser(name, help=verb.help, description=verb.help)
+        sub.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file or a run")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides")
+        sub.add_argument("--print-config", action="store_true", help="show the resolved config")
+        if verb.dry_run:
+            sub.add_argument("--dry-run", action="store_true", help="plan only: counts, bytes")
+    return parser

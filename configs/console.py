@@ -1,0 +1,89 @@
+"""What a person sees while a command works: a rich bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+PLAIN_INTERVAL_S = 5.0
+
+
+def say(text: str) -> None:
+    """One line for a person, on standard output, visible at once."""
+    print(text, flush=True)  # noqa: T201 - this is where the project prints
+
+
+class Progress:
+    """Counts finished pieces of work and shows rate, time left and a note.
+
+    Args:
+        what: the stage, as `shard` or `tokenize fold1`.
+        total: pieces of work that remain.
+        unit: what `amount` counts, as `clips`; the rate is given in it.
+    """
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self._done, self._amount, self._note = 0, 0, ""
+        self._started_s = self._shown_s = time.monotonic()
+        self._bar = _rich_bar() if sys.stdout.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task(self.what, total=self.total, note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None and self._done:
+            self._show_plain()
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """One more piece is done, worth `amount` units; `note` replaces the last note."""
+        self._done += 1
+        self._amount += amount
+        self._note = note
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, note=f"{self._rate()} {note}".strip())
+        elif time.monotonic() - self._shown_s > PLAIN_INTERVAL_S and self._done < self.total:
+            self._show_plain()
+
+    def _rate(self) -> str:
+        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
+        return f"{self._amount / elapsed_s:,.0f} {self.unit}/s"
+
+    def _show_plain(self) -> None:
+        self._shown_s = time.monotonic()
+        elapsed_s = self._shown_s - self._started_s
+        left_s = elapsed_s / self._done * (self.total - self._done)
+        when = f"{left_s:.0f} s left" if self._done < self.total else f"{elapsed_s:.1f} s"
+        parts = [f"{self.what}: {self._done}/{self.total}", self._rate(), when, self._note]
+        say(", ".join(part for part in parts if part))
+
+
+def _rich_bar() -> RichProgress:
+    return RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(),
+    )

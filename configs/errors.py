@@ -1,0 +1,98 @@
+"""Every error that can end a command, in one tree, with the exit code it ends in.
+
+    AudiolexError               1   the base: what, which, what to do
+    ├── ConfigError             2   the config or an override is wrong; lists every fault
+    ├── InputError              2   a path, list or file that the job was given
+    │   └── RecipeMismatch      2   the run was made with other settings; lists the keys
+    ├── NotMadeYet              2   an earlier stage has to run first
+    ├── RunLocked               1   another driver is at work in this run
+    ├── IntegrityError          1   bytes on disk are not those on record
+    │   └── DifferentBytes      1   a second attempt at a shard gave other bytes
+    ├── StageFailed             1   some shards failed; the others are committed
+    ├── TrainingFailed          1   the loss is no longer a number
+    └── Preempted              75   stopped by a signal: run the same command again
+
+A bad clip is none of these: `pipeline.audio.decode.ClipRefused` becomes a quarantine row, never
+the end of a job. The tree lives below all packages because all of them raise from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "AudiolexError",
+    "ConfigError",
+    "DifferentBytes",
+    "InputError",
+    "IntegrityError",
+    "NotMadeYet",
+    "Preempted",
+    "RecipeMismatch",
+    "RunLocked",
+    "StageFailed",
+    "TrainingFailed",
+]
+
+
+class AudiolexError(Exception):
+    """Base of everything shown to a user without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(AudiolexError):
+    """One or more faults in a config; the message lists all of them, one a line."""
+
+    exit_code = 2
+
+    def __init__(self, where: str, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        super().__init__("\n".join([f"{where}: {count}", *(f"  {fault}" for fault in self.faults)]))
+
+
+class InputError(AudiolexError):
+    """Something the job was given is missing or malformed."""
+
+    exit_code = 2
+
+
+class RecipeMismatch(InputError):
+    """What stands in the run was made with other settings than the ones asked for now."""
+
+    def __init__(self, what: str, differences: Sequence[str], cure: str) -> None:
+        lines = [f"{what} was made with other settings:", *(f"  {line}" for line in differences)]
+        super().__init__("\n".join([*lines, cure]))
+
+
+class NotMadeYet(AudiolexError):
+    """The stage that makes this verb's input has not finished."""
+
+    exit_code = 2
+
+
+class RunLocked(AudiolexError):
+    """Another driver holds the run."""
+
+
+class IntegrityError(AudiolexError):
+    """A file on disk is not the file on record."""
+
+
+class DifferentBytes(IntegrityError):
+    """A second attempt at a committed shard gave other bytes: the task is not deterministic."""
+
+
+class StageFailed(AudiolexError):
+    """Some tasks of a stage failed; what the others made is committed."""
+
+
+class TrainingFailed(AudiolexError):
+    """Training cannot go on; the last checkpoint is kept."""
+
+
+class Preempted(AudiolexError):
+    """A signal asked the command to stop; what is committed is kept."""
+
+    exit_code = 75

@@ -1,0 +1,167 @@
+"""YAML file -> includes -> overrides -> one validation -> a frozen `Config`.
+
+A CONFIG argument is a YAML file, or a run directory, which stands for the config saved in it.
+`include: [base.yaml]` merges other files first, left to right, relative to the including file;
+then come `key.path=value` overrides, read as YAML. Every fault is listed in one message.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs.errors import ConfigError
+from configs.schema import Config
+
+SAVED_NAME = "config.yaml"
+
+
+def load_config(where: Path, overrides: Sequence[str] = ()) -> Config:
+    """The validated config at `where` (a YAML file or a run directory) with overrides applied.
+
+    Raises ConfigError with every fault: missing file, bad YAML, unknown key, wrong type or range.
+    """
+    path = where / SAVED_NAME if where.is_dir() else where
+    tree = _read_with_includes(path, seen=())
+    for override in overrides:
+        tree = merge(tree, _parse_override(override))
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(str(path), [_describe(fault) for fault in error.errors()]) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML text that `load_config` reads back to an equal value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid on top; mappings merge key by key, everything else replaces."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice (PyYAML silently keeps the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if doubled:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {doubled[0]} is set twice")
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read_with_includes(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(str(path), ["include: the file includes itself"])
+    tree = _read_yaml(path)
+    includes = tree.pop("include", [])
+    merged: dict[str, Any] = {}
+    for name in [includes] if isinstance(includes, str) else includes:
+        merged = merge(merged, _read_with_includes(path.parent / name, (*seen, path.resolve())))
+    return merge(merged, tree)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigError(str(path), [_missing(path, error)]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"not valid YAML: {error}"]) from None
+    if not isinstance(tree, dict):
+        raise ConfigError(str(path), ["must be a mapping of sections, as in configs/esc10.yaml"])
+    return tree
+
+
+def _missing(path: Path, error: OSError) -> str:
+    if path.name == SAVED_NAME:
+        return "this directory is no run: it holds no config.yaml"
+    folder = path.parent
+    known = sorted(item.name for item in folder.glob("*.yaml")) if folder.is_dir() else []
+    hint = _did_you_mean(path.name, known)
+    return f"{error.strerror or 'cannot be read'}{hint}"
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError("command line", [f"{text}: an override is written key.path=value"])
+    try:
+        tree: Any = yaml.load(value, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        tree = value
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def _describe(fault: Any) -> str:
+    """One line for one pydantic error: dotted path, what is wrong, what was meant."""
+    loc = [part for part in fault["loc"] if not isinstance(part, int)]
+    shown, _ = _walk(loc)
+    path = ".".join(shown)
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_did_you_mean(shown[-1], _walk(loc[:-1])[1])}"
+    if fault["type"] == "missing":
+        return f"{path}: missing"
+    text = str(fault["msg"]).removeprefix("Value error, ")
+    is_scalar = isinstance(fault["input"], str | int | float | bool)
+    got = f" (got {fault['input']!r})" if is_scalar else ""
+    return f"{path}: {text[0].lower()}{text[1:]}{got}" if path else f"{text}{got}"
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _walk(loc: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """The path as the user wrote it (pydantic adds the chosen union member, as `audioset`), and
+    the keys that are allowed where it ends."""
+    shown: list[str] = []
+    here: Any = Config
+    for part in loc:
+        tagged = _tagged(here)
+        if part in tagged:
+            here = tagged[part]
+        else:
+            shown.append(str(part))
+            here = _inside(here, str(part))
+    return shown, list(here.model_fields) if _is_model(here) else []
+
+
+def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The members of a union of models by the value of their `kind`; empty for anything else."""
+    plain = _bare(annotation)
+    if get_origin(plain) not in (Union, types.UnionType):
+        return {}
+    members = [member for member in get_args(plain) if _is_model(member)]
+    return {get_args(m.model_fields["kind"].annotation)[0]: m for m in members}
+
+
+def _inside(annotation: Any, part: str) -> Any:
+    plain = _bare(annotation)
+    if _is_model(plain):
+        return plain.model_fields[part].annotation if part in plain.model_fields else None
+    return get_args(plain)[1] if get_origin(plain) is dict else None
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,0 +1,262 @@
+"""Every section of a config, as frozen pydantic models that validate themselves.
+
+One CONFIG file serves all packages and is validated whole by the first verb that reads it.
+Functions take the section they need (`MelConfig`), never the root. Unknown keys are errors.
+Paths are relative to the directory that the command runs in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Split = Literal["train", "valid", "test"]
+NAME_PATTERN = r"^[0-9A-Za-z_-]+$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+MAX_K = 65_536  # tokens are uint16 on disk
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- sources: where clips and labels come from ----------------------------------------------
+
+
+class SegmentSet(Section):
+    """One of AudioSet's segment lists and where its audio lies under the source's root."""
+
+    segments: Path
+    files: Annotated[str, Field(pattern=r"\{id\}")] = "{set}/{prefix}/{id}.flac"
+    split: Split = "train"
+
+
+class AudioSetSource(Section):
+    """AudioSet's own metadata, or any data set written in its format (multi-label)."""
+
+    kind: Literal["audioset"]
+    root: Path
+    classes: Path
+    ontology: Path | None = None
+    sets: Annotated[dict[Name, SegmentSet], Field(min_length=1)]
+
+
+class EscSource(Section):
+    """ESC-50 as published, or an ESC-10 folder with `esc10.csv` (one label a clip, 5 folds)."""
+
+    kind: Literal["esc"]
+    root: Path
+    only_esc10: bool = False
+
+
+Source = Annotated[AudioSetSource | EscSource, Field(discriminator="kind")]
+
+
+class SplitConfig(Section):
+    """Which clips train, validate and test; applied when reading, so changing it decodes nothing.
+
+    `source` takes the source's word and cuts `valid_share` of the training clips off by a hash
+    of their ids; `first_letter` is the rule of audio-tokens: an id that starts with one of
+    `letters` validates. With `folds`, fold f tests on the clips of fold f and trains on the rest.
+    """
+
+    rule: Literal["source", "first_letter"] = "source"
+    letters: str = "ABCDEF"
+    valid_share: Share = 0.1
+    folds: tuple[PositiveInt, ...] = ()
+
+
+# --- the stages ------------------------------------------------------------------------------
+
+
+class ShardsConfig(Section):
+    clips_per_shard: PositiveInt = 1024
+    min_shards: PositiveInt = 8  # small sets still use every worker
+
+
+class AudioConfig(Section):
+    """Decoding. `store` says what the audio tars hold: 16-bit FLAC (mono, resampled), the
+    source's own bytes, or nothing."""
+
+    sample_rate_hz: PositiveInt = 22_050
+    store: Literal["flac", "source", "none"] = "flac"
+    max_clip_s: PositiveFloat = 60.0
+    min_peak: NonNegativeFloat = 1e-4  # of full scale (-80 dBFS); quieter clips are silent
+
+
+class MelConfig(Section):
+    """Log-mel frames as torchaudio's MelSpectrogram + AmplitudeToDB define them (HTK scale, no
+    norm, power 2, centred, reflect padding, Hann window, floor -100 dB)."""
+
+    n_fft: PositiveInt = 1024
+    hop_length: PositiveInt = 512
+    n_mels: PositiveInt = 64
+    f_min_hz: NonNegativeFloat = 0.0
+    f_max_hz: PositiveFloat | None = None  # half the sample rate
+
+    @model_validator(mode="after")
+    def _band_and_hop(self) -> Self:
+        if self.hop_length > self.n_fft:
+            raise ValueError(f"hop_length {self.hop_length} skips samples: n_fft is {self.n_fft}")
+        if self.f_max_hz is not None and self.f_max_hz <= self.f_min_hz:
+            raise ValueError(f"f_max_hz {self.f_max_hz} is not above f_min_hz {self.f_min_hz}")
+        return self
+
+
+class QuarantineConfig(Section):
+    max_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # above it, exit code 3
+
+
+class CodebookConfig(Section):
+    """Minibatch K-means over frames drawn evenly from the training clips."""
+
+    name: Name = "default"
+    k: Annotated[int, Field(ge=2, le=MAX_K)] = 500
+    metric: Literal["l2", "cosine"] = "l2"
+    front_end: Literal["none", "minmax"] = "none"
+    frames_per_centroid: PositiveInt = 256
+    holdout_share: Share = 0.05  # of the training clips, to measure the error on
+    batch_frames: PositiveInt = 16_384
+    passes: PositiveInt = 10
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+# --- models and training ---------------------------------------------------------------------
+
+
+class BagModel(Section):
+    """Tf-idf of a clip's tokens and logistic regression: the baseline to beat."""
+
+    kind: Literal["bag"]
+    inverse_regularisation: PositiveFloat = 10.0
+
+
+class NeuralModel(Section):
+    """What all models that the training loop trains have in common."""
+
+    epochs: PositiveInt | None = None  # None: train.epochs
+    lr: PositiveFloat | None = None  # None: train.lr
+    dropout: Share = 0.1
+
+
+class LinearModel(NeuralModel):
+    """Token embedding, mean over the clip's real tokens, one linear layer."""
+
+    kind: Literal["linear"]
+    width: PositiveInt = 256
+
+
+class LstmModel(NeuralModel):
+    """Token embedding and a bidirectional LSTM; its last states are read by a small head."""
+
+    kind: Literal["lstm"]
+    width: PositiveInt = 256
+    hidden: PositiveInt = 512
+    layers: PositiveInt = 1
+
+
+class BertModel(NeuralModel):
+    """A BERT encoder from scratch with its own CLS and PAD ids beside the tokens."""
+
+    kind: Literal["bert"]
+    layers: PositiveInt = 12
+    width: PositiveInt = 768
+    heads: PositiveInt = 12
+    max_positions: PositiveInt = 1024
+    pooling: Literal["cls", "mean"] = "cls"
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+Model = Annotated[
+    BagModel | LinearModel | LstmModel | BertModel,
+    Field(discriminator="kind"),
+]
+
+
+class TrainConfig(Section):
+    """The recipe of the training loop; a model may set its own `epochs` and `lr`."""
+
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 128  # clips per optimizer step
+    micro_batch_size: PositiveInt | None = None  # clips per forward; None: batch_size
+    lr: PositiveFloat = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_share: Share = 0.1  # of all steps
+    weight_decay: NonNegativeFloat = 0.05
+    clip_norm: PositiveFloat = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt | None = None  # CPU threads; None: torch's own choice
+    evaluate_every_epochs: PositiveInt = 1
+    checkpoint_every_steps: PositiveInt = 200
+    keep_checkpoints: PositiveInt = 2
+    seed: int = 0
+
+    @property
+    def forward_size(self) -> int:
+        return min(self.micro_batch_size or self.batch_size, self.batch_size)
+
+
+class ClusterConfig(Section):
+    """Where the stages' tasks run: in this process, or on local Dask worker processes."""
+
+    kind: Literal["inline", "local"] = "local"
+    workers: PositiveInt | None = None  # None: one a core
+    memory_limit: str = "auto"  # a worker's, in Dask's words: "4GiB"
+
+
+# --- the root --------------------------------------------------------------------------------
+
+
+def _split_commas(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+class Config(Section):
+    """The whole job. `model` names the entries of `models` that `train` works on."""
+
+    run: Path
+    source: Source
+    split: SplitConfig = SplitConfig()
+    shards: ShardsConfig = ShardsConfig()
+    audio: AudioConfig = AudioConfig()
+    mel: MelConfig = MelConfig()
+    quarantine: QuarantineConfig = QuarantineConfig()
+    codebook: CodebookConfig = CodebookConfig()
+    models: dict[Name, Model] = {}
+    model: Annotated[tuple[Name, ...], BeforeValidator(_split_commas)] = ()
+    train: TrainConfig = TrainConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _models_exist(self) -> Self:
+        unknown = [name for name in self.model if name not in self.models]
+        if unknown:
+            known = ", ".join(self.models) or "none"
+            raise ValueError(f"model: no entry {', '.join(unknown)} under models (known: {known})")
+        return self
+
+    @model_validator(mode="after")
+    def _mel_fits_sample_rate(self) -> Self:
+        nyquist_hz = self.audio.sample_rate_hz / 2
+        if self.mel.f_max_hz is not None and self.mel.f_max_hz > nyquist_hz:
+            raise ValueError(f"mel.f_max_hz {self.mel.f_max_hz} is above {nyquist_hz} Hz, half")
+        return self

@@ -1,0 +1,1 @@
+"""Audio in, shards out: the stages, and the array functions that they share with training."""

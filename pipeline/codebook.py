@@ -1,0 +1,151 @@
+"""The codebook stage: draw frames from the training clips and find their K centroids.
+
+The state after every pass is kept in `codebooks/<name>/state.safetensors`; a killed run goes on
+from it and ends at the same bytes. The commit record comes last, and then the state goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load, save
+
+from cluster.launch import OpenClient
+from configs.console import Progress, say
+from configs.schema import CodebookConfig, Config
+from pipeline import kmeans
+from pipeline.audio.assign import choose_device
+from pipeline.draw import Draw, draw_frames
+from shards.atomic import Attempt, write_whole
+from shards.codebook import FILE_NAME, STAGE, Codebook, fingerprint_of
+from shards.commit import CommitRecord, StageLog, canonical_json, ids_sha256, publish
+from shards.layout import Layout
+from shards.seal import Seal, open_seal
+
+FORMAT = 1
+STATE_NAME = "state.safetensors"
+
+
+def names(config: Config) -> Sequence[tuple[str, int | None]]:
+    """The (name, fold) of every codebook of a job: one, or one a fold."""
+    name = config.codebook.name
+    if not config.split.folds:
+        return [(name, None)]
+    prefix = "" if name == "default" else f"{name}-"
+    return [(f"{prefix}fold{fold}", fold) for fold in config.split.folds]
+
+
+def run(config: Config, layout: Layout, _: OpenClient) -> None:
+    """Train and commit every codebook of the job that is not committed yet."""
+    seal = open_seal(layout, "shard", "default")
+    device = choose_device(config.codebook.device)
+    for name, fold in names(config):
+        log = StageLog(layout, STAGE, name)
+        fingerprint = log.open(recipe(config, seal, fold))
+        if log.record(0) is not None:
+            say(f"codebook {name}: committed, nothing to do")
+            continue
+        draw = draw_frames(seal, config.codebook, config.split, fold)
+        say(f"codebook {name}: {len(draw.train_ND)} frames drawn, faiss on {device}")
+        state = _train(layout, name, config.codebook, draw, fingerprint, device)
+        _commit(log, config, seal, draw, state, fingerprint)
+
+
+def recipe(config: Config, seal: Seal, fold: int | None) -> dict[str, Any]:
+    """Everything that decides a codebook, but for the kernels that round its sums."""
+    return {
+        "format": FORMAT,
+        "frames": seal.fingerprint,
+        "codebook": config.codebook.model_dump(mode="json", exclude={"device", "name"}),
+        "split": config.split.model_dump(mode="json", exclude={"folds"}),
+        "fold": fold,
+    }
+
+
+def _train(
+    layout: Layout, name: str, config: CodebookConfig, draw: Draw, fingerprint: str, device: str
+) -> kmeans.State:
+    path = layout.codebook(name) / STATE_NAME
+    state = _resume(path, fingerprint) or kmeans.start(draw.train_ND, config)
+    if state.passes:
+        say(f"codebook {name}: going on after pass {state.passes} of {config.passes}")
+    with Progress(f"codebook {name}", config.passes - state.passes, "frames") as progress:
+        for state in kmeans.train(state, draw.train_ND, config, device):
+            write_whole(layout.partial, path, _state_bytes(state, fingerprint))
+            progress.advance(len(draw.train_ND))
+    return state
+
+
+def _resume(path: Path, fingerprint: str) -> kmeans.State | None:
+    if not path.exists():
+        return None
+    tensors = load(path.read_bytes())
+    stored = tensors.pop("fingerprint").tobytes().decode()
+    return kmeans.resumed(tensors) if stored == fingerprint else None
+
+
+def _state_bytes(state: kmeans.State, fingerprint: str) -> bytes:
+    import numpy as np
+
+    stamp = np.frombuffer(fingerprint.encode(), dtype=np.uint8)
+    return save({**kmeans.to_tensors(state), "fingerprint": stamp})
+
+
+def _commit(
+    log: StageLog, config: Config, seal: Seal, draw: Draw, state: kmeans.State, fingerprint: str
+) -> None:
+    codebook = Codebook(
+        centroids_KD=state.centroids_KD,
+        metric=config.codebook.metric,
+        front_end=config.codebook.front_end,
+        mel=config.mel.model_dump(mode="json"),
+        sample_rate_hz=config.audio.sample_rate_hz,
+        frames_fingerprint=seal.fingerprint,
+    )
+    metrics = {
+        "train": kmeans.measure(codebook.centroids_KD, draw.train_ND, codebook.metric),
+        "holdout": kmeans.measure(codebook.centroids_KD, draw.holdout_ND, codebook.metric),
+    }
+    contents = {
+        FILE_NAME: codebook.to_bytes(),
+        "codebook.json": _pretty(codebook.header()),
+        "metrics.json": _pretty(metrics),
+    }
+    directory = log.layout.codebook(log.name)
+    with Attempt(log.layout.partial, f"{STAGE}-{log.name}") as attempt:
+        for file_name, data in contents.items():
+            attempt.path(file_name).write_bytes(data)
+        files = tuple(
+            publish(attempt, log.layout.root, file_name, partial(_fixed, directory / file_name))
+            for file_name in contents
+        )
+    log.commit(
+        CommitRecord(
+            stage=STAGE,
+            name=log.name,
+            shard=0,
+            fingerprint=fingerprint,
+            counts={"centroids": codebook.k, "frames": len(draw.train_ND)},
+            ids_sha256=ids_sha256([]),
+            files=files,
+            detail={"codebook": fingerprint_of(codebook)},
+        )
+    )
+    (directory / STATE_NAME).unlink(missing_ok=True)
+    held = metrics["holdout"]
+    say(
+        f"codebook {log.name}: held-out error {held['error']:.4g}, perplexity "
+        f"{held['perplexity']:.0f}, {metrics['train']['used']} of {codebook.k} tokens in use"
+    )
+
+
+def _fixed(final: Path, _sha256: str) -> Path:
+    return final
+
+
+def _pretty(tree: dict[str, Any]) -> bytes:
+    return json.dumps(json.loads(canonical_json(tree)), indent=2).encode() + b"\n"

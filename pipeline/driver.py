@@ -1,0 +1,113 @@
+"""What every pipeline verb does around its work: lock the run, sweep, save the config, time it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from distributed import Client
+
+from cluster.launch import OpenClient
+from cluster.submit import run_tasks
+from configs.cli import QUARANTINE_EXIT_CODE
+from configs.console import Progress, say
+from configs.errors import AudiolexError, StageFailed
+from configs.load import dump_config
+from configs.schema import Config
+from shards.atomic import make_directory, sweep, write_whole
+from shards.commit import CommitRecord, StageLog
+from shards.events import timed
+from shards.layout import Layout
+from shards.lock import hold
+from shards.seal import open_seal
+
+SHOWN_FAILURES = 5
+
+Task = TypeVar("Task")
+
+
+@contextmanager
+def driving(config: Config, verb: str) -> Iterator[Layout]:
+    """Hold the run for one verb; raises RunLocked where another driver is at work."""
+    layout = Layout(config.run)
+    make_directory(layout.root)
+    with hold(layout.lock):
+        sweep(layout.partial)
+        write_whole(layout.partial, layout.config, dump_config(config).encode())
+        with timed(layout, verb):
+            yield layout
+
+
+def run_shards(
+    client: OpenClient,
+    log: StageLog,
+    function: Callable[[Task], CommitRecord],
+    tasks: Sequence[Task],
+) -> list[CommitRecord]:
+    """Run the tasks of shards 0, 1 ... that have no record yet; returns all records in order.
+
+    Raises StageFailed when tasks failed; the other shards are committed by then.
+    """
+    title = log.stage if log.name == "default" else f"{log.stage} {log.name}"
+    done = log.committed()
+    waiting = [task for shard, task in enumerate(tasks) if shard not in done]
+    if not waiting:
+        say(f"{title}: all {len(tasks)} shards are committed, nothing to do")
+    elif done:
+        say(f"{title}: {len(done)} of {len(tasks)} shards are committed, going on")
+    else:
+        say(f"{title}: {len(tasks)} shards")
+    if waiting:
+        _run_waiting(client(), title, function, waiting)
+    return [record for record in map(log.record, range(len(tasks))) if record is not None]
+
+
+def _run_waiting(
+    client: Client | None,
+    title: str,
+    function: Callable[[Task], CommitRecord],
+    waiting: Sequence[Task],
+) -> None:
+    failures: list[tuple[Task, BaseException]] = []
+    quarantined = 0
+    with Progress(title, len(waiting), "clips") as progress:
+        for outcome in run_tasks(client, function, waiting, title.replace(" ", "-")):
+            if outcome.error is not None or outcome.result is None:
+                failures.append((outcome.argument, outcome.error or RuntimeError("no result")))
+                continue
+            quarantined += outcome.result.counts.get("quarantined", 0)
+            progress.advance(
+                outcome.result.counts["clips"],
+                f"{quarantined} quarantined" if quarantined else "",
+            )
+    if failures:
+        raise _failed(title, failures, len(waiting))
+
+
+def _failed(
+    title: str, failures: Sequence[tuple[Task, BaseException]], num_tasks: int
+) -> AudiolexError:
+    for _, error in failures:
+        if isinstance(error, AudiolexError):
+            return error
+    lines = [
+        f"  {getattr(task, 'label', task)}: {type(error).__name__}: {error}"
+        for task, error in failures[:SHOWN_FAILURES]
+    ]
+    head = f"{title}: {len(failures)} of {num_tasks} shards failed; the others are committed"
+    return StageFailed("\n".join([head, *lines, "Mend the cause and run the same command again."]))
+
+
+def quarantine_exit_code(config: Config, layout: Layout) -> int:
+    """0, or 3 with a message where more clips were refused than the config allows."""
+    seal = open_seal(layout, "shard", "default")
+    refused, total = seal.total("quarantined"), seal.total("clips")
+    if refused <= config.quarantine.max_share * total:
+        return 0
+    say(
+        f"warning: {refused} of {total} clips ({refused / total:.1%}) are in quarantine, above "
+        f"quarantine.max_share={config.quarantine.max_share:g}; "
+        f"`python -m pipeline status {layout.root}` lists them by reason"
+    )
+    return QUARANTINE_EXIT_CODE

@@ -1,0 +1,55 @@
+"""ESC-50 as published (`meta/esc50.csv`, `audio/`), and ESC-10 folders with an `esc10.csv`.
+
+One label a clip and five official folds, which no other cut should replace: clips of one
+recording stay in one fold.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pyarrow as pa
+
+from configs.errors import InputError
+from configs.schema import EscSource
+from shards.plan import CLIP_SCHEMA, Catalogue, ClassName
+
+HOW_TO_GET_IT = (
+    "ESC-50 (600 MB; ESC-10 is its part marked esc10) is published as the GitHub repository "
+    "karolpiczak/ESC-50: unpack it and set source.root to its directory "
+    "(and source.only_esc10=true for ESC-10)"
+)
+
+
+def read(source: EscSource) -> Catalogue:
+    """All clips of the list, with their folds; classes in the order of their target numbers."""
+    rows, audio = _rows(source)
+    targets = sorted({(int(row["target"]), row["category"]) for row in rows})
+    index_of = {target: index for index, (target, _) in enumerate(targets)}
+    columns = {
+        "id": [Path(row["filename"]).stem for row in rows],
+        "path": [f"{audio}{row['filename']}" for row in rows],
+        "labels": [[index_of[int(row["target"])]] for row in rows],
+        "set": ["esc"] * len(rows),
+        "split": ["train"] * len(rows),
+        "fold": [int(row["fold"]) for row in rows],
+        "duration_s": [None] * len(rows),
+    }
+    classes = tuple(ClassName(str(target), name) for target, name in targets)
+    return Catalogue(pa.table(columns, schema=CLIP_SCHEMA), classes, "multiclass")
+
+
+def _rows(source: EscSource) -> tuple[list[dict[str, str]], str]:
+    """The rows of whichever list the root holds, and the directory that its names start from."""
+    for name, audio in (("esc10.csv", ""), ("meta/esc50.csv", "audio/")):
+        path = source.root / name
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            if source.only_esc10 and rows and "esc10" in rows[0]:
+                rows = [row for row in rows if row["esc10"] == "True"]
+            return rows, audio
+    raise InputError(
+        f"source.root: {source.root} holds neither meta/esc50.csv nor esc10.csv. {HOW_TO_GET_IT}"
+    )

@@ -1,0 +1,110 @@
+"""Files appear whole or not at all: written under `partial/`, synced, then renamed or linked.
+
+The order is always the same, and a test reads it off a system call trace: write, fsync the file,
+rename (or link) to the final name, fsync the directory that holds the name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """`mkdir -p`, with every name that it creates made durable."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
+
+
+class Attempt:
+    """A private directory under `partial/` for one attempt at one task; gone afterwards.
+
+    Two attempts at the same task never touch each other's files, and a killed one leaves only its
+    directory, which the next driver sweeps away.
+    """
+
+    def __init__(self, partial: Path, label: str) -> None:
+        self.directory = partial / f"{label}-{uuid.uuid4().hex[:12]}"
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def path(self, name: str) -> Path:
+        """Where to write a partial file."""
+        return self.directory / name
+
+    def publish(self, name: str, final: Path) -> None:
+        """Sync the partial file `name` and rename it to `final`, replacing what stands there."""
+        _sync_file(self.path(name))
+        make_directory(final.parent)
+        self.path(name).replace(final)
+        sync_directory(final.parent)
+
+    def create(self, name: str, final: Path) -> bool:
+        """Like publish, but the first one stands: False (and nothing done) where `final` exists."""
+        _sync_file(self.path(name))
+        make_directory(final.parent)
+        try:
+            os.link(self.path(name), final)
+        except FileExistsError:
+            return False
+        sync_directory(final.parent)
+        return True
+
+
+def write_whole(partial: Path, final: Path, data: bytes) -> None:
+    """Replace `final` by `data` in one step."""
+    with Attempt(partial, final.name) as attempt:
+        attempt.path("data").write_bytes(data)
+        attempt.publish("data", final)
+
+
+def create_whole(partial: Path, final: Path, data: bytes) -> bool:
+    """Create `final` holding `data` unless it exists; True if this call created it."""
+    with Attempt(partial, final.name) as attempt:
+        attempt.path("data").write_bytes(data)
+        return attempt.create("data", final)
+
+
+def sweep(partial: Path) -> None:
+    """Remove what killed attempts left. Only for the driver that holds the run's lock."""
+    if partial.is_dir():
+        for leftover in partial.iterdir():
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,162 @@
+"""Commit records: the only proof that a shard exists, and the whole of resume.
+
+A task writes its files under names that carry their own hash, then creates its record
+`commits/<stage>/<name>/000123.json` exclusively: the first record stands, a second attempt must
+say the same. `recipe.json` beside the records holds everything that decides the bytes; its hash
+is the stage's fingerprint, and another recipe is refused with the keys that differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from configs.errors import DifferentBytes, IntegrityError, RecipeMismatch
+from shards.atomic import Attempt, create_whole, sha256_file
+from shards.layout import Layout
+
+RECIPE_NAME = "recipe.json"
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON spelling of a value: sorted keys, no blanks, a newline at the end."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode() + b"\n"
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of the canonical JSON of a value, as 64 hex digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def ids_sha256(ids: Iterable[str]) -> str:
+    """Hash of a list of clip ids in order."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file that a commit made; `path` is relative to the run."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+
+def publish(
+    attempt: Attempt, root: Path, partial_name: str, place: Callable[[str], Path]
+) -> FileRecord:
+    """Move a partial file to `place(its sha256)` and describe it."""
+    partial = attempt.path(partial_name)
+    sha256, num_bytes = sha256_file(partial), partial.stat().st_size
+    final = place(sha256)
+    attempt.publish(partial_name, final)
+    return FileRecord(final.relative_to(root).as_posix(), num_bytes, sha256)
+
+
+@dataclass(frozen=True)
+class CommitRecord:
+    """What one task made: counts, a hash of its clip ids, and its files with their hashes."""
+
+    stage: str
+    name: str
+    shard: int
+    fingerprint: str
+    counts: Mapping[str, int]
+    ids_sha256: str
+    files: tuple[FileRecord, ...]
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        return canonical_json(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        tree = json.loads(data)
+        files = tuple(FileRecord(**file) for file in tree.pop("files"))
+        return cls(**tree, files=files)
+
+    def file(self, prefix: str) -> FileRecord:
+        """The first file whose path starts with `prefix`."""
+        return next(file for file in self.files if file.path.startswith(prefix))
+
+
+@dataclass(frozen=True)
+class StageLog:
+    """The records of one stage under one name (`default`, `fold1` ...)."""
+
+    layout: Layout
+    stage: str
+    name: str
+
+    @property
+    def directory(self) -> Path:
+        return self.layout.commits(self.stage, self.name)
+
+    def path(self, shard: int) -> Path:
+        return self.directory / f"{shard:06d}.json"
+
+    def open(self, recipe: Mapping[str, Any]) -> str:
+        """The stage's fingerprint. The first recipe stands; raises RecipeMismatch for another."""
+        path = self.directory / RECIPE_NAME
+        if not create_whole(self.layout.partial, path, canonical_json(recipe)):
+            self._compare(json.loads(path.read_bytes()), json.loads(canonical_json(recipe)))
+        return fingerprint(recipe)
+
+    def is_open(self) -> bool:
+        return (self.directory / RECIPE_NAME).exists()
+
+    def committed(self) -> set[int]:
+        """Shards that have a record: one listing of a directory."""
+        return {int(path.stem) for path in self.directory.glob("[0-9]*.json")}
+
+    def record(self, shard: int) -> CommitRecord | None:
+        """The record of a shard, None where there is none."""
+        try:
+            return CommitRecord.from_json(self.path(shard).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError):
+            path = self.path(shard)
+            raise IntegrityError(f"{path} is damaged: delete it and run the stage again") from None
+
+    def commit(self, record: CommitRecord) -> CommitRecord:
+        """Create the record; raises DifferentBytes if another attempt committed other bytes."""
+        if create_whole(self.layout.partial, self.path(record.shard), record.to_json()):
+            return record
+        first = self.record(record.shard)
+        if first != CommitRecord.from_json(record.to_json()):
+            raise DifferentBytes(
+                f"{self.path(record.shard)}: a second attempt at this shard made other bytes than "
+                "the first; the task depends on something that its recipe does not name"
+            )
+        return record
+
+    def _compare(self, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+        if stored != asked:
+            what = f"{self.layout.root}: {self.stage} {self.name}"
+            cure = (
+                "Ask for the old settings again, or give another run=DIR (codebooks and what "
+                "follows them: another codebook.name=NAME keeps the decoded frames)."
+            )
+            raise RecipeMismatch(what, differences(stored, asked), cure)
+
+
+def differences(stored: Any, asked: Any, path: str = "") -> list[str]:
+    """One line for each leaf in which two JSON trees differ: `mel.n_mels: 64 there, 128 now`."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        keys = sorted(stored.keys() | asked.keys())
+        below = [(f"{path}.{key}".lstrip("."), stored.get(key), asked.get(key)) for key in keys]
+        return [line for name, old, new in below for line in differences(old, new, name)]
+    return [] if stored == asked else [f"{path}: {_short(stored)} there, {_short(asked)} now"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

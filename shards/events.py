@@ -1,0 +1,49 @@
+"""What happened in a run and how long it took: one JSON line an event, appended."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shards.layout import Layout
+
+
+@contextmanager
+def timed(layout: Layout, verb: str) -> Iterator[None]:
+    """Append the wall seconds and peak memory of a verb that came to its end."""
+    started_s = time.monotonic()
+    yield
+    append(layout, verb=verb, seconds=round(time.monotonic() - started_s, 3))
+
+
+def append(layout: Layout, **event: Any) -> None:
+    """Append one event with the peak resident memory of this process and of its children."""
+    peaks_kib = [
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    line = json.dumps({**event, "peak_mib": max(peaks_kib) // 1024})
+    with layout.events.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def read(layout: Layout) -> list[dict[str, Any]]:
+    """All events; a line that a kill cut short is left out."""
+    if not layout.events.exists():
+        return []
+    events = []
+    for line in layout.events.read_text(encoding="utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events
+
+
+def total_seconds(layout: Layout) -> float:
+    """Wall seconds of all verbs of a run so far, resumed ones included."""
+    return float(sum(event.get("seconds", 0.0) for event in read(layout)))

@@ -1,0 +1,45 @@
+"""The index of a shard: one Parquet row for each of its clips, decoded or quarantined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+OK = "ok"
+QUARANTINED = "quarantined"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),  # in the tars
+        pa.field("labels", pa.list_(pa.int16()), nullable=False),
+        pa.field("set", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),  # what the source declares
+        pa.field("fold", pa.int8(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),  # of the quarantine: a stable code
+        pa.field("detail", pa.string()),  # of the quarantine: for people
+        pa.field("row_start", pa.int64()),  # in the shard's frame array
+        pa.field("num_frames", pa.int32(), nullable=False),
+        pa.field("decoder", pa.string()),
+        pa.field("source", pa.string(), nullable=False),  # path below the source's root
+        pa.field("source_rate_hz", pa.int32()),
+        pa.field("source_samples", pa.int64()),  # a channel
+    ]
+)
+
+
+def write_index(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write the rows of one shard, in plan order."""
+    pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), path, compression="zstd")
+
+
+def read_index(path: Path, columns: list[str] | None = None) -> pa.Table:
+    return pq.read_table(path, columns=columns)
+
+
+def decoded(table: pa.Table) -> pa.Table:
+    """The rows that have frames, in order: the rows that later stages count by."""
+    return table.filter(pa.compute.equal(table.column("status"), OK))

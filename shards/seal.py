@@ -1,0 +1,122 @@
+"""Seals: the list of a stage's commit records in order, written last; what a reader opens.
+
+The hash of a seal is the fingerprint of the data set that it names. A reader never lists a
+directory: a shard without its place in a seal does not exist for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import IntegrityError, NotMadeYet
+from shards.atomic import create_whole, sha256_file
+from shards.commit import CommitRecord, FileRecord, StageLog, canonical_json
+from shards.layout import SHA_CHARS, Layout
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Seal:
+    """A finished set of shards: `records` in shard order, and files made for the whole set."""
+
+    layout: Layout
+    stage: str
+    name: str
+    fingerprint: str
+    recipe: str
+    records: tuple[CommitRecord, ...]
+    extras: Mapping[str, FileRecord]
+
+    def total(self, count: str) -> int:
+        return sum(record.counts.get(count, 0) for record in self.records)
+
+    def extra(self, key: str) -> Path:
+        """A file of the whole set, as the token index; raises IntegrityError where it changed."""
+        file = self.extras[key]
+        check_size(self.layout.root, file)
+        return self.layout.root / file.path
+
+
+def write_seal(
+    log: StageLog,
+    records: Sequence[CommitRecord],
+    extras: Mapping[str, FileRecord] | None = None,
+) -> Path:
+    """Seal `records`; checks that every file they name is there in its full size."""
+    root = log.layout.root
+    for record in records:
+        for file in record.files:
+            check_size(root, file)
+    tree = {
+        "format": FORMAT,
+        "stage": log.stage,
+        "name": log.name,
+        "recipe": records[0].fingerprint if records else "",
+        "commits": [_commit_line(log, record) for record in records],
+        "extras": {key: vars(file) for key, file in (extras or {}).items()},
+    }
+    data = canonical_json(tree)
+    sha256 = hashlib.sha256(data).hexdigest()
+    path = log.layout.seals / f"{log.stage}-{sha256[:SHA_CHARS]}.json"
+    create_whole(log.layout.partial, path, data)
+    return path
+
+
+def find_seal(layout: Layout, stage: str, name: str, recipe: str | None = None) -> Path | None:
+    """The seal of a stage under a name, of the given recipe if there is one."""
+    for path in sorted(layout.seals.glob(f"{stage}-*.json")):
+        tree = json.loads(path.read_bytes())
+        if tree["name"] == name and recipe in (None, tree["recipe"]):
+            return path
+    return None
+
+
+def open_seal(layout: Layout, stage: str, name: str) -> Seal:
+    """The sealed set; raises NotMadeYet if the stage has not finished, IntegrityError if a
+    record is not the one that was sealed."""
+    path = find_seal(layout, stage, name)
+    if path is None:
+        raise NotMadeYet(
+            f"{layout.root}: no finished {stage} ({name}); run `python -m pipeline {stage}` first"
+        )
+    tree = json.loads(path.read_bytes())
+    extras = {key: FileRecord(**file) for key, file in tree["extras"].items()}
+    records = tuple(_checked_record(layout, line) for line in tree["commits"])
+    sha256 = sha256_file(path)
+    return Seal(layout, stage, name, sha256, tree["recipe"], records, extras)
+
+
+def check_size(root: Path, file: FileRecord) -> None:
+    """Raises IntegrityError unless the file is there in its full size."""
+    try:
+        size = (root / file.path).stat().st_size
+    except FileNotFoundError:
+        size = -1
+    if size != file.bytes:
+        found = "is missing" if size < 0 else f"has {size} bytes, not {file.bytes}"
+        raise IntegrityError(
+            f"{root / file.path} {found}; delete the commit record that names it (under "
+            f"{root / 'commits'}) and run the stage again"
+        )
+
+
+def _commit_line(log: StageLog, record: CommitRecord) -> dict[str, Any]:
+    path = log.path(record.shard)
+    return {
+        "path": path.relative_to(log.layout.root).as_posix(),
+        "sha256": hashlib.sha256(record.to_json()).hexdigest(),
+    }
+
+
+def _checked_record(layout: Layout, line: Mapping[str, str]) -> CommitRecord:
+    path = layout.root / line["path"]
+    data = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(data).hexdigest() != line["sha256"]:
+        raise IntegrityError(f"{path} is not the record that was sealed")
+    return CommitRecord.from_json(data)
