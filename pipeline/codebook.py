@@ -7,7 +7,6 @@ from it and ends at the same bytes. The commit record comes last, and then the s
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline import kmeans
 from pipeline.audio.assign import choose_device
 from pipeline.draw import Draw, draw_frames
 from shards.atomic import Attempt, write_whole
-from shards.codebook import FILE_NAME, STAGE, Codebook, fingerprint_of
+from shards.codebook import FILE_NAME, STAGE, Codebook, codebook_names, fingerprint_of
 from shards.commit import CommitRecord, StageLog, canonical_json, ids_sha256, publish
 from shards.layout import Layout
 from shards.seal import Seal, open_seal
@@ -30,20 +29,11 @@ FORMAT = 1
 STATE_NAME = "state.safetensors"
 
 
-def names(config: Config) -> Sequence[tuple[str, int | None]]:
-    """The (name, fold) of every codebook of a job: one, or one a fold."""
-    name = config.codebook.name
-    if not config.split.folds:
-        return [(name, None)]
-    prefix = "" if name == "default" else f"{name}-"
-    return [(f"{prefix}fold{fold}", fold) for fold in config.split.folds]
-
-
 def run(config: Config, layout: Layout, _: OpenClient) -> None:
     """Train and commit every codebook of the job that is not committed yet."""
     seal = open_seal(layout, "shard", "default")
     device = choose_device(config.codebook.device)
-    for name, fold in names(config):
+    for name, fold in codebook_names(config.codebook, config.split):
         log = StageLog(layout, STAGE, name)
         fingerprint = log.open(recipe(config, seal, fold))
         if log.record(0) is not None:

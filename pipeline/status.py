@@ -7,9 +7,9 @@ import pyarrow.compute as pc
 
 from configs.console import say
 from configs.schema import Config
-from pipeline import codebook as codebooks
 from pipeline.shard import NAME
 from shards import plan as plans
+from shards.codebook import codebook_names
 from shards.commit import StageLog
 from shards.index import QUARANTINED, read_index
 from shards.layout import Layout
@@ -27,7 +27,7 @@ def run(config: Config) -> int:
     plan = plans.load(layout)
     say(f"{layout.root}: {plan.num_clips} clips in {plan.num_shards} shards")
     _say_stage(layout, "shard", NAME, plan.num_shards)
-    for name, _ in codebooks.names(config):
+    for name, _ in codebook_names(config.codebook, config.split):
         _say_stage(layout, "codebook", name, 1)
         _say_stage(layout, "tokenize", name, plan.num_shards)
     say_quarantine(layout)

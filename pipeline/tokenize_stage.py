@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from cluster.launch import OpenClient
 from configs.schema import Config
-from pipeline import codebook as codebooks
 from pipeline.audio.assign import Assigner, TokensT, choose_device
 from pipeline.audio.front_end import FRONT_ENDS
 from pipeline.driver import run_shards
 from shards.atomic import Attempt
-from shards.codebook import open_codebook
+from shards.codebook import codebook_names, open_codebook
 from shards.commit import CommitRecord, FileRecord, StageLog, ids_sha256, publish
 from shards.frames import FramesTM, read_shard_frames
 from shards.index import decoded, read_index
@@ -54,7 +53,7 @@ class TokenizeTask:
 def run(config: Config, layout: Layout, client: OpenClient) -> None:
     """Tokenise and seal the clips under every codebook of the job."""
     seal = open_seal(layout, "shard", "default")
-    for name, _ in codebooks.names(config):
+    for name, _ in codebook_names(config.codebook, config.split):
         _, codebook_fingerprint = open_codebook(layout, name)
         log = StageLog(layout, STAGE, name)
         fingerprint = log.open(

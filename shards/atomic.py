@@ -69,6 +69,15 @@ class Attempt:
         self.path(name).replace(final)
         sync_directory(final.parent)
 
+    def publish_directory(self, name: str, final: Path) -> None:
+        """Sync a partial directory with all its files and rename it to `final`."""
+        for path in self.path(name).iterdir():
+            _sync_file(path)
+        sync_directory(self.path(name))
+        make_directory(final.parent)
+        self.path(name).rename(final)
+        sync_directory(final.parent)
+
     def create(self, name: str, final: Path) -> bool:
         """Like publish, but the first one stands: False (and nothing done) where `final` exists."""
         _sync_file(self.path(name))

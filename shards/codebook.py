@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from configs.errors import IntegrityError, NotMadeYet
-from configs.schema import MAX_K
+from configs.schema import MAX_K, CodebookConfig, SplitConfig
 from shards.commit import StageLog, fingerprint
 from shards.layout import Layout
 from shards.seal import check_size
@@ -68,6 +68,17 @@ class Codebook:
         """The safetensors file."""
         header = {"codebook": json.dumps(self.header(), sort_keys=True)}
         return save({"centroids": np.ascontiguousarray(self.centroids_KD)}, header)
+
+
+def codebook_names(config: CodebookConfig, split: SplitConfig) -> list[tuple[str, int | None]]:
+    """The (name, fold) of every codebook of a job: one, or one a fold.
+
+    Token sets and models carry the name on: `default`, `k5000`, `fold1`, `k5000-fold1`.
+    """
+    if not split.folds:
+        return [(config.name, None)]
+    prefix = "" if config.name == "default" else f"{config.name}-"
+    return [(f"{prefix}fold{fold}", fold) for fold in split.folds]
 
 
 def load_codebook(path: Path) -> Codebook:

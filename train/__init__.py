@@ -1,0 +1,1 @@
+"""Models, training, evaluation and reports. Reads sealed shards; never imports dask."""

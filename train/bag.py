@@ -1,0 +1,64 @@
+"""The bag of tokens: tf-idf of each clip's tokens and logistic regression, from scikit-learn.
+
+Ten CPU-seconds for five folds of ESC-10, and more than every network of the predecessor reached:
+what a sequence model has to beat. Fitted weights are kept as plain tensors, not as a pickle.
+
+Legend: N clips, K tokens, C classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+
+from configs.schema import BagModel
+from train.data import Rows, TokenData
+
+MAX_ITERATIONS = 1000
+
+Tensors = dict[str, npt.NDArray[np.float32]]
+
+
+def count_tokens(data: TokenData, rows: Rows) -> scipy.sparse.csr_array:
+    """How often each token occurs in each clip, [N, K]."""
+    clips = [clip[:, 0].astype(np.int64) for clip in data.reader.tokens(rows)]
+    indices = np.concatenate(clips) if clips else np.empty(0, np.int64)
+    ends = np.cumsum([0, *map(len, clips)])
+    ones = np.ones(len(indices))
+    counts_NK = scipy.sparse.csr_array((ones, indices, ends), shape=(len(rows), data.codebook.k))
+    counts_NK.sum_duplicates()
+    return counts_NK
+
+
+def fit_bag(config: BagModel, data: TokenData) -> Tensors:
+    """Fit on the training clips; returns `idf` [K], `weight` [C, K] and `bias` [C]."""
+    rows = data.rows("train")
+    tfidf = TfidfTransformer(sublinear_tf=True)
+    features_NK = tfidf.fit_transform(count_tokens(data, rows))
+    targets_NC = data.targets(rows)
+    weight_CK = np.zeros((targets_NC.shape[1], features_NK.shape[1]), dtype=np.float32)
+    bias_C = np.full(targets_NC.shape[1], -np.inf, dtype=np.float32)
+    seen = np.flatnonzero(targets_NC.any(axis=0) & ~targets_NC.all(axis=0))
+    logistic = LogisticRegression(C=config.inverse_regularisation, max_iter=MAX_ITERATIONS)
+    if data.task == "multiclass":
+        logistic.fit(features_NK, targets_NC.argmax(axis=1))
+        weight_CK[logistic.classes_], bias_C[logistic.classes_] = logistic.coef_, logistic.intercept_
+    else:
+        every = OneVsRestClassifier(logistic).fit(features_NK, targets_NC[:, seen])
+        for c, one in zip(seen, every.estimators_, strict=True):
+            weight_CK[c], bias_C[c] = one.coef_[0], one.intercept_[0]
+    return {"idf": tfidf.idf_.astype(np.float32), "weight": weight_CK, "bias": bias_C}
+
+
+def bag_logits(tensors: Tensors, data: TokenData, rows: Rows) -> npt.NDArray[np.float32]:
+    """Logits [N, C] of some rows."""
+    counts_NK = count_tokens(data, rows).astype(np.float64)
+    counts_NK.data = 1.0 + np.log(counts_NK.data)
+    weighted_NK = counts_NK.multiply(tensors["idf"][None, :]).tocsr()
+    norms_N1 = np.sqrt(weighted_NK.multiply(weighted_NK).sum(axis=1)).reshape(-1, 1)
+    logits_NC = (weighted_NK @ tensors["weight"].T) / np.maximum(norms_N1, 1e-12)
+    return np.asarray(logits_NC + tensors["bias"], dtype=np.float32)

@@ -1,0 +1,96 @@
+"""`train eval`: scores of every trained model on its held-out clips, computed once and kept.
+
+`scores.parquet` beside the weights holds id, logits and labels of every clip scored; `eval.json`
+holds the scores and the model that they are of. A second `eval` reads them, without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.console import say
+from configs.errors import NotMadeYet
+from configs.schema import Config
+from shards.atomic import Attempt, write_whole
+from shards.commit import fingerprint
+from shards.events import timed, total_seconds
+from shards.layout import Layout
+from train.jobs import Job, jobs
+
+SCORES_NAME = "scores.parquet"
+EVAL_NAME = "eval.json"
+SHOWN = ("accuracy", "map", "f1_micro", "f1_macro", "hamming")
+
+
+def run(config: Config) -> int:
+    """Score what is not scored yet, print a table, and end with one JSON line of means."""
+    layout = Layout(config.run)
+    with timed(layout, "eval"):
+        scored = [(job, scores_of(config, job)) for job in jobs(config)]
+    _say_table(scored)
+    print(json.dumps(summary(scored) | {"seconds": round(total_seconds(layout), 1)}), flush=True)  # noqa: T201 - the line that programs read
+    return 0
+
+
+def scores_of(config: Config, job: Job) -> dict[str, Any]:
+    """The scores of one model, from `eval.json` if they are of the model that is committed.
+
+    Raises NotMadeYet where the model is not trained.
+    """
+    record = job.record()
+    if record is None:
+        raise NotMadeYet(f"{job.directory}: not trained yet; run `python -m train fit` first")
+    stamp = fingerprint([vars(file) for file in record.files])
+    path = job.directory / EVAL_NAME
+    kept = json.loads(path.read_bytes()) if path.exists() else {}
+    return kept if kept.get("model") == stamp else _score(config, job, stamp)
+
+
+def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
+    from train.data import open_data
+    from train.metrics import evaluate
+    from train.restore import model_logits
+
+    data = open_data(job.layout, job.tokens, config.split, job.fold)
+    rows = data.rows(data.test_split)
+    logits_NC, targets_NC = model_logits(config, job, data, rows), data.targets(rows)
+    scores = {"model": stamp, "split": data.test_split, "clips": len(rows)}
+    scores |= evaluate(logits_NC, targets_NC, data.task)
+    _keep_logits(job, [data.ids[row] for row in rows], logits_NC, targets_NC)
+    text = json.dumps(scores, indent=2) + "\n"
+    write_whole(job.partial, job.directory / EVAL_NAME, text.encode())
+    return scores
+
+
+def _keep_logits(job: Job, ids: list[str], logits_NC: Any, targets_NC: Any) -> None:
+    labels = [np.flatnonzero(targets_C).tolist() for targets_C in targets_NC]
+    table = pa.table({"id": ids, "logits": list(logits_NC), "labels": labels})
+    with Attempt(job.partial, "scores") as attempt:
+        pq.write_table(table, attempt.path("table"))
+        attempt.publish("table", job.directory / SCORES_NAME)
+
+
+def summary(scored: list[tuple[Job, dict[str, Any]]]) -> dict[str, float]:
+    """Means over the folds, in percent where the task is single-label, else shares:
+    `bert_map`, `bert_accuracy` ... and `prior_map`, what knowing the frequencies gives."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for job, scores in scored:
+        for name in SHOWN:
+            if name in scores:
+                values[f"{job.model}_{name}"].append(scores[name])
+        values["prior_map"].append(scores["prior_map"])
+    return {name: round(100 * float(np.mean(shares)), 2) for name, shares in values.items()}
+
+
+def _say_table(scored: list[tuple[Job, dict[str, Any]]]) -> None:
+    columns = [name for name in (*SHOWN, "prior_map") if any(name in s for _, s in scored)]
+    say("".join([f"{'model':<22}", *(f"{name:>11}" for name in columns)]))
+    for job, scores in scored:
+        cells = [f"{100 * scores[name]:>10.2f}%" for name in columns]
+        say("".join([f"{job.name:<22}", *cells]))

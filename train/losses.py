@@ -1,0 +1,26 @@
+"""Losses as sums over clips: the caller divides by the clips of the whole batch, so that
+micro-batches of any sizes add up to the one big batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+
+
+def multilabel(logits_BC: torch.Tensor, targets_BC: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy, mean over classes, summed over clips."""
+    loss_BC = functional.binary_cross_entropy_with_logits(logits_BC, targets_BC, reduction="none")
+    return loss_BC.mean(dim=1).sum()
+
+
+def multiclass(logits_BC: torch.Tensor, targets_BC: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy against the one true class, summed over clips."""
+    return functional.cross_entropy(logits_BC, targets_BC.argmax(dim=1), reduction="sum")
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "multilabel": multilabel,
+    "multiclass": multiclass,
+}

@@ -1,0 +1,23 @@
+"""Models that the training loop trains: a dict of builders, one file each.
+
+All take `tokens_BT` (int64, `pad_id` beyond a clip's length) and `lengths_B` and return
+`logits_BC`. Ids that are no tokens belong to the model: PAD = k, CLS = k + 1, MASK = k + 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from train.models.bert import build_bert
+from train.models.linear import build_linear
+from train.models.lstm import build_lstm
+
+# (the model's config section, k tokens, C classes, tokens of the longest clip) -> module
+BUILDERS: dict[str, Callable[[Any, int, int, int], nn.Module]] = {
+    "bert": build_bert,
+    "linear": build_linear,
+    "lstm": build_lstm,
+}
