@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-PLAIN_INTERVAL_S = 5.0
+FIRST_LINE_S = 5.0  # without a terminal; each further line waits half as long again
 
 
 def say(text: str) -> None:
@@ -37,7 +37,8 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
         self._done, self._amount, self._note = 0, 0, ""
-        self._started_s = self._shown_s = time.monotonic()
+        self._started_s = time.monotonic()
+        self._next_line_s = self._started_s + FIRST_LINE_S
         self._bar = _rich_bar() if sys.stdout.isatty() else None
 
     def __enter__(self) -> Self:
@@ -61,7 +62,7 @@ class Progress:
         self._note = note
         if self._bar is not None:
             self._bar.update(self._task, advance=1, note=f"{self._rate()} {note}".strip())
-        elif time.monotonic() - self._shown_s > PLAIN_INTERVAL_S and self._done < self.total:
+        elif time.monotonic() > self._next_line_s and self._done < self.total:
             self._show_plain()
 
     def _rate(self) -> str:
@@ -69,8 +70,8 @@ class Progress:
         return f"{self._amount / elapsed_s:,.0f} {self.unit}/s"
 
     def _show_plain(self) -> None:
-        self._shown_s = time.monotonic()
-        elapsed_s = self._shown_s - self._started_s
+        elapsed_s = time.monotonic() - self._started_s
+        self._next_line_s = self._started_s + 1.5 * elapsed_s + FIRST_LINE_S
         left_s = elapsed_s / self._done * (self.total - self._done)
         when = f"{left_s:.0f} s left" if self._done < self.total else f"{elapsed_s:.1f} s"
         parts = [f"{self.what}: {self._done}/{self.total}", self._rate(), when, self._note]

@@ -160,9 +160,10 @@ class LinearModel(NeuralModel):
 
 
 class LstmModel(NeuralModel):
-    """Token embedding and a bidirectional LSTM; its last states are read by a small head."""
+    """Token embedding and a bidirectional LSTM; its last states, or their mean, are classified."""
 
     kind: Literal["lstm"]
+    pooling: Literal["last", "mean"] = "last"
     width: PositiveInt = 256
     hidden: PositiveInt = 512
     layers: PositiveInt = 1

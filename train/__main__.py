@@ -20,9 +20,16 @@ def evaluate(config: Config) -> int:
     return evaluate.run(config)
 
 
+def report(config: Config) -> int:
+    from train import report
+
+    return report.run(config)
+
+
 VERBS = {
     "fit": Verb(fit, "train the models that the config names"),
     "eval": Verb(evaluate, "score the trained models on held-out clips"),
+    "report": Verb(report, "write the HTML report of the trained models"),
 }
 
 if __name__ == "__main__":

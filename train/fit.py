@@ -22,7 +22,7 @@ from shards.lock import hold
 from train.bag import fit_bag
 from train.data import TokenData, open_data
 from train.jobs import STAGE, Job, jobs
-from train.loop import Fit, choose_device, set_determinism, train
+from train.loop import Fit, choose_device, prepare, train
 from train.models import BUILDERS
 
 FORMAT = 1
@@ -97,7 +97,7 @@ def card(job: Job, data: TokenData) -> dict[str, Any]:
 def _train(
     config: Config, job: Job, section: NeuralModel, data: TokenData, fingerprint: str
 ) -> dict[str, torch.Tensor]:
-    set_determinism(config.train)
+    prepare(config.train)
     model = build(section, data)
     fit = Fit(
         title=f"fit {job.name}",

@@ -1,0 +1,67 @@
+# The friendly face of the project, and the only list of its checks. `make` alone prints help.
+#
+#   CONFIG=FILE    the job (a YAML file or a run directory)      make all CONFIG=configs/esc10.yaml
+#   ARGS="k=v ..." overrides and flags for the command           make shard ARGS=--dry-run
+#
+# make reports any failure as 2: batch scripts that want the exit codes call `python -m` directly.
+
+CONFIG ?= configs/demo.yaml
+ARGS ?=
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test check demo all shard codebook tokenize train eval report
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+setup: $(READY) ## make .venv with everything in it (the other targets do this themselves)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[train,dev]'
+	@touch $@
+
+test: $(READY) ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## formatting, lint, types, and the arrows between packages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+demo: $(READY) ## generate clips, run everything on them, end at scores and a report
+	$(BIN)/python -m pipeline.synth data/demo
+	$(BIN)/python -m pipeline all configs/demo.yaml $(ARGS)
+	$(BIN)/python -m train fit configs/demo.yaml $(ARGS)
+	$(BIN)/python -m train report configs/demo.yaml $(ARGS)
+	$(BIN)/python -m train eval configs/demo.yaml $(ARGS)
+
+all: $(READY) ## the whole job of CONFIG: pipeline all, train fit, train eval
+	$(BIN)/python -m pipeline all $(CONFIG) $(ARGS)
+	$(BIN)/python -m train fit $(CONFIG) $(ARGS)
+	$(BIN)/python -m train eval $(CONFIG) $(ARGS)
+
+shard: $(READY) ## decode clips into audio tars, log-mel frames and an index
+	$(BIN)/python -m pipeline shard $(CONFIG) $(ARGS)
+
+codebook: $(READY) ## find the K centroids that are the vocabulary
+	$(BIN)/python -m pipeline codebook $(CONFIG) $(ARGS)
+
+tokenize: $(READY) ## turn every clip into its tokens
+	$(BIN)/python -m pipeline tokenize $(CONFIG) $(ARGS)
+
+train: $(READY) ## train the models that CONFIG names
+	$(BIN)/python -m train fit $(CONFIG) $(ARGS)
+
+eval: $(READY) ## score the trained models
+	$(BIN)/python -m train eval $(CONFIG) $(ARGS)
+
+report: $(READY) ## write the HTML report of the trained models
+	$(BIN)/python -m train report $(CONFIG) $(ARGS)
