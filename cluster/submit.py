@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from distributed import Client, Future, as_completed
 
@@ -60,9 +60,9 @@ def _run_on(
 ) -> Iterator[Outcome[Argument, Result]]:
     num_slots = sum(client.nthreads().values())
     waiting = iter(enumerate(arguments))
-    running: dict[Future, Argument] = {}
+    running: dict[Future[Any], Argument] = {}
 
-    def submit_next() -> Future | None:
+    def submit_next() -> Future[Any] | None:
         for number, argument in waiting:
             future = client.submit(function, argument, key=f"{label}-{number}", pure=False)
             running[future] = argument
@@ -78,7 +78,7 @@ def _run_on(
         yield _outcome(future, running.pop(future))
 
 
-def _outcome(future: Future, argument: Argument) -> Outcome[Argument, Result]:
+def _outcome(future: Future[Any], argument: Argument) -> Outcome[Argument, Result]:
     error = future.exception()
     result = future.result() if error is None else None
     future.release()

@@ -55,7 +55,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
+def _stop(_signum: int, _frame: FrameType | None) -> None:
     raise Preempted("stopped by SIGTERM; the same command goes on from what is committed")
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load, save
 
 from cluster.launch import OpenClient
@@ -64,9 +65,10 @@ def _train(
     if state.passes:
         say(f"codebook {name}: going on after pass {state.passes} of {config.passes}")
     with Progress(f"codebook {name}", config.passes - state.passes, "frames") as progress:
-        for state in kmeans.train(state, draw.train_ND, config, device):
-            write_whole(layout.partial, path, _state_bytes(state, fingerprint))
+        for after_pass in kmeans.train(state, draw.train_ND, config, device):
+            write_whole(layout.partial, path, _state_bytes(after_pass, fingerprint))
             progress.advance(len(draw.train_ND))
+            state = after_pass
     return state
 
 
@@ -79,8 +81,6 @@ def _resume(path: Path, fingerprint: str) -> kmeans.State | None:
 
 
 def _state_bytes(state: kmeans.State, fingerprint: str) -> bytes:
-    import numpy as np
-
     stamp = np.frombuffer(fingerprint.encode(), dtype=np.uint8)
     return save({**kmeans.to_tensors(state), "fingerprint": stamp})
 

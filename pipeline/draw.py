@@ -32,9 +32,7 @@ class Draw:
     holdout_ND: VectorsTD
 
 
-def draw_frames(
-    seal: Seal, config: CodebookConfig, split: SplitConfig, fold: int | None
-) -> Draw:
+def draw_frames(seal: Seal, config: CodebookConfig, split: SplitConfig, fold: int | None) -> Draw:
     """Vectors from the training clips of a sealed shard set.
 
     `k * frames_per_centroid` vectors are asked for, evenly over the clips; a clip gives at most
@@ -42,7 +40,8 @@ def draw_frames(
     """
     train_clips = training_clips(seal, split, fold)
     per_clip = -(-config.k * config.frames_per_centroid // max(1, len(train_clips)))
-    train, holdout = [], []
+    train: list[VectorsTD] = []
+    holdout: list[VectorsTD] = []
     for shard in range(len(seal.records)):
         for clip_id, vectors_TD in _clip_vectors(seal, shard, train_clips, config.front_end):
             held = unit_hash(clip_id, "holdout") < config.holdout_share

@@ -47,7 +47,7 @@ def _line(config: Config, name: str, rows: pa.Table, per_shard: int) -> str:
 def audio_seconds(rows: pa.Table) -> float:
     """Declared seconds of audio, NOMINAL_CLIP_S for a clip without."""
     known = pc.sum(rows.column("duration_s")).as_py() or 0.0
-    return float(known) + NOMINAL_CLIP_S * rows.column("duration_s").null_count
+    return float(known + NOMINAL_CLIP_S * rows.column("duration_s").null_count)
 
 
 def disk_bytes(config: Config, seconds: float) -> dict[str, float]:

@@ -78,9 +78,7 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     if len(log.committed()) < plan.num_shards:
         require_root(config.source)
     tasks = [
-        ShardTask(
-            layout.root, shard, fingerprint, config.source.root, config.audio, config.mel
-        )
+        ShardTask(layout.root, shard, fingerprint, config.source.root, config.audio, config.mel)
         for shard in range(plan.num_shards)
     ]
     records = run_shards(client, log, make_shard, tasks)
@@ -178,7 +176,9 @@ def read_clip(path: Path, audio: AudioConfig, mel: MelConfig) -> Clip:
     decoded = decode(data, audio)
     frames_TM = log_mel(decoded.waveform_N, audio.sample_rate_hz, mel).astype(np.float16)
     if audio.store == "flac":
-        return Clip(frames_TM, flac_bytes(decoded.waveform_N, audio.sample_rate_hz), "flac", decoded)
+        return Clip(
+            frames_TM, flac_bytes(decoded.waveform_N, audio.sample_rate_hz), "flac", decoded
+        )
     if audio.store == "source":
         return Clip(frames_TM, data, path.suffix.lstrip(".").lower() or "bin", decoded)
     return Clip(frames_TM, b"", "", decoded)
@@ -205,9 +205,9 @@ def _publish(
     objects = encode_frames(np.concatenate([_no_frames(task.mel), *frames]))
     sha256 = hashlib.sha256(b"".join(objects.values())).hexdigest()
     for number, (name, data) in enumerate(objects.items()):
-        final = layout.frames_array(task.shard, sha256) / name
+        place = partial(_inside, layout.frames_array(task.shard, sha256), name)
         attempt.path(f"object-{number}").write_bytes(data)
-        files.append(publish(attempt, layout.root, f"object-{number}", lambda _, at=final: at))
+        files.append(publish(attempt, layout.root, f"object-{number}", place))
     return tuple(files)
 
 
@@ -245,6 +245,10 @@ def summary(records: list[CommitRecord]) -> str:
         f"{total['clips']} clips = {total['ok']} decoded + {total['quarantined']} quarantined"
         f"{f' ({listed})' if listed else ''}, {total['frames']} frames"
     )
+
+
+def _inside(directory: Path, name: str, _sha256: str) -> Path:
+    return directory / name
 
 
 def _no_frames(mel: MelConfig) -> FramesTM:

@@ -101,7 +101,9 @@ def siren(random: Random, seconds: float) -> Wave:
     """Frequency modulation of a middle tone."""
     t = _time(seconds)
     centre_hz, rate_hz = _log_uniform(random, 700, 1400), random.uniform(2, 5)
-    return _sine(centre_hz * t - 0.3 * centre_hz * np.cos(2 * np.pi * rate_hz * t) / 2 / np.pi / rate_hz)
+    return _sine(
+        centre_hz * t - 0.3 * centre_hz * np.cos(2 * np.pi * rate_hz * t) / 2 / np.pi / rate_hz
+    )
 
 
 def melody(random: Random, seconds: float) -> Wave:
@@ -111,8 +113,8 @@ def melody(random: Random, seconds: float) -> Wave:
 
 
 def chord(random: Random, seconds: float) -> Wave:
-    root = random.integers(48, 60)
-    return np.asarray(sum(_note(root + step, seconds) for step in (0, 4, 7))) / 3
+    root = int(random.integers(48, 60))
+    return np.asarray(np.mean([_note(root + step, seconds) for step in (0, 4, 7)], axis=0))
 
 
 def beeps(random: Random, seconds: float) -> Wave:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from cluster.launch import OpenClient
 from configs.schema import Config
 from pipeline.audio.assign import Assigner, TokensT, choose_device

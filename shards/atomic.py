@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Self
 
 
-
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

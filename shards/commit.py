@@ -48,7 +48,6 @@ class FileRecord:
     sha256: str
 
 
-
 def publish(
     attempt: Attempt, root: Path, partial_name: str, place: Callable[[str], Path]
 ) -> FileRecord:

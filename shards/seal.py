@@ -31,14 +31,14 @@ class Seal:
     fingerprint: str
     recipe: str
     records: tuple[CommitRecord, ...]
-    extras: Mapping[str, FileRecord]
+    shared: Mapping[str, FileRecord]  # files of the whole set, as the token index
 
     def total(self, count: str) -> int:
         return sum(record.counts.get(count, 0) for record in self.records)
 
-    def extra(self, key: str) -> Path:
-        """A file of the whole set, as the token index; raises IntegrityError where it changed."""
-        file = self.extras[key]
+    def shared_file(self, key: str) -> Path:
+        """Path of a file of the whole set; raises IntegrityError where it changed."""
+        file = self.shared[key]
         check_size(self.layout.root, file)
         return self.layout.root / file.path
 
@@ -46,7 +46,7 @@ class Seal:
 def write_seal(
     log: StageLog,
     records: Sequence[CommitRecord],
-    extras: Mapping[str, FileRecord] | None = None,
+    shared: Mapping[str, FileRecord] | None = None,
 ) -> Path:
     """Seal `records`; checks that every file they name is there in its full size."""
     root = log.layout.root
@@ -59,7 +59,7 @@ def write_seal(
         "name": log.name,
         "recipe": records[0].fingerprint if records else "",
         "commits": [_commit_line(log, record) for record in records],
-        "extras": {key: vars(file) for key, file in (extras or {}).items()},
+        "shared": {key: vars(file) for key, file in (shared or {}).items()},
     }
     data = canonical_json(tree)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -86,10 +86,10 @@ def open_seal(layout: Layout, stage: str, name: str) -> Seal:
             f"{layout.root}: no finished {stage} ({name}); run `python -m pipeline {stage}` first"
         )
     tree = json.loads(path.read_bytes())
-    extras = {key: FileRecord(**file) for key, file in tree["extras"].items()}
+    shared = {key: FileRecord(**file) for key, file in tree["shared"].items()}
     records = tuple(_checked_record(layout, line) for line in tree["commits"])
     sha256 = sha256_file(path)
-    return Seal(layout, stage, name, sha256, tree["recipe"], records, extras)
+    return Seal(layout, stage, name, sha256, tree["recipe"], records, shared)
 
 
 def check_size(root: Path, file: FileRecord) -> None:

@@ -42,6 +42,7 @@ def split_codes(
         folds: the source's fold of each clip, 0 where it has none.
         config: the rule.
         fold: the fold that tests, where the job runs over folds.
+
     Raises:
         InputError: no clip is left to train on, or folds are asked for that the source lacks.
     """

@@ -123,7 +123,7 @@ class TokenReader:
         self.fingerprint = seal.fingerprint
         self._root = seal.layout.root
         self._files = [record.files[0] for record in seal.records]
-        with pa.memory_map(str(seal.extra("index"))) as source:
+        with pa.memory_map(str(seal.shared_file("index"))) as source:
             table = pa.ipc.open_file(source).read_all()
         self._arrays: dict[tuple[int, str], Mapping[str, Any]] = {
             (row["block"], row["column"]): row for row in table.to_pylist()
@@ -176,10 +176,11 @@ class TokenReader:
 
     def _read(self, row: Mapping[str, Any]) -> Array:
         raw = self._map(row["shard"])[row["offset"] : row["offset"] + row["bytes"]]
-        if zlib.crc32(raw) != row["crc32"]:
+        if zlib.crc32(raw.data) != row["crc32"]:
             path = self._root / self._files[row["shard"]].path
             raise IntegrityError(f"{path}: block {row['block']}, {row['column']} is damaged")
-        return raw.view(np.dtype(row["dtype"])).reshape(row["shape"])
+        array: Array = raw.view(np.dtype(row["dtype"])).reshape(row["shape"])
+        return array
 
     def _map(self, shard: int) -> npt.NDArray[np.uint8]:
         if shard not in self._maps:

@@ -46,7 +46,10 @@ def fit_bag(config: BagModel, data: TokenData) -> Tensors:
     logistic = LogisticRegression(C=config.inverse_regularisation, max_iter=MAX_ITERATIONS)
     if data.task == "multiclass":
         logistic.fit(features_NK, targets_NC.argmax(axis=1))
-        weight_CK[logistic.classes_], bias_C[logistic.classes_] = logistic.coef_, logistic.intercept_
+        weight_CK[logistic.classes_], bias_C[logistic.classes_] = (
+            logistic.coef_,
+            logistic.intercept_,
+        )
     else:
         every = OneVsRestClassifier(logistic).fit(features_NK, targets_NC[:, seen])
         for c, one in zip(seen, every.estimators_, strict=True):

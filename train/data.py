@@ -114,9 +114,7 @@ def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -
     if [key_of(clip_id) for clip_id in ids] != reader.keys():
         raise IntegrityError(f"{layout.root}: the tokens of {name} are not of these frames")
     splits = split_codes(ids, declared, folds, split, fold)
-    data = TokenData(
-        reader, codebook, fingerprint, plan.classes, plan.task, tuple(ids), splits
-    )
+    data = TokenData(reader, codebook, fingerprint, plan.classes, plan.task, tuple(ids), splits)
     if not len(data.rows(data.test_split)):
         raise InputError("split: no clip is left to test or validate on; set split.valid_share")
     return data

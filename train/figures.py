@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 INK = "#8a8f98"  # reads on white and on near-black
 BLUE, ORANGE, GREEN = "#3b82c4", "#d9822b", "#3a9d6e"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: selectable, in the page's font
     "svg.hashsalt": "audiolex",  # the same figure gives the same bytes
     "font.family": "sans-serif",
@@ -102,7 +102,9 @@ def _label(axes: Axes, x: str, y: str) -> None:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(
+        buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None}
+    )
     plt.close(figure)
     text = buffer.getvalue()
     return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

@@ -17,7 +17,8 @@ def build_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.o
     embeddings = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
     }
-    decay, keep = [], []
+    decay: list[nn.Parameter] = []
+    keep: list[nn.Parameter] = []
     for parameter in model.parameters():
         is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
         (decay if is_matrix else keep).append(parameter)

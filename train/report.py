@@ -136,7 +136,9 @@ def _clip_section(config: Config, data: TokenData) -> str:
     row = int(data.rows(data.test_split)[0])
     frames_TM = _frames_of(open_seal(Layout(config.run), "shard", "default"), data.ids[row])
     tokens_T = data.reader.tokens([row])[0][:, 0]
-    names = ", ".join(data.classes[c].name for c in np.flatnonzero(data.targets(np.array([row]))[0]))
+    names = ", ".join(
+        data.classes[c].name for c in np.flatnonzero(data.targets(np.array([row]))[0])
+    )
     hop_s = config.mel.hop_length / config.audio.sample_rate_hz
     return (
         f'<p class="note">{escape(data.ids[row])}: {escape(names)}</p>'

@@ -26,9 +26,7 @@ def load_model(job: Job, data: TokenData, device: torch.device) -> nn.Module:
     return model.to(device).eval()
 
 
-def model_logits(
-    config: Config, job: Job, data: TokenData, rows: Rows
-) -> npt.NDArray[np.float32]:
+def model_logits(config: Config, job: Job, data: TokenData, rows: Rows) -> npt.NDArray[np.float32]:
     """Logits [N, C] float32 of a committed model, bag or neural, for some rows."""
     record = job.record()
     assert record is not None, "only committed models are scored"

@@ -37,7 +37,9 @@ class Assigner:
         self._largest_norm = float(np.linalg.norm(centred_KD, axis=1).max())
         self._index = _index(centred_KD, device)
 
-    def nearest(self, vectors_TD: VectorsTD) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    def nearest(
+        self, vectors_TD: VectorsTD
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Index and squared distance of the nearest centroid in float32, undecided calls left.
 
         Under `cosine` vectors are scaled to unit length first, and the distance is 2 - 2 cos.
@@ -85,7 +87,8 @@ class Assigner:
         combine the terms.
         """
         norms_T = np.linalg.norm(prepared_TD, axis=1) + self._largest_norm
-        return (prepared_TD.shape[1] + 16) * UNIT_ROUNDOFF * norms_T**2
+        bound_T = (prepared_TD.shape[1] + 16) * UNIT_ROUNDOFF * norms_T**2
+        return np.asarray(bound_T, dtype=np.float32)
 
     def _decide(
         self, vectors_TD: VectorsTD, candidates_TC: npt.NDArray[np.int64]

@@ -20,13 +20,14 @@ def none(frames_TM: npt.NDArray[np.floating]) -> VectorsTD:
 
 def minmax(frames_TM: npt.NDArray[np.floating]) -> VectorsTD:
     """One clip scaled to [0, 1] by its own smallest and largest value; a constant clip is 0."""
-    frames_TM = np.asarray(frames_TM, dtype=np.float32)
-    if frames_TM.size == 0:
-        return frames_TM
-    low, high = frames_TM.min(), frames_TM.max()
+    vectors_TD = np.asarray(frames_TM, dtype=np.float32)
+    if vectors_TD.size == 0:
+        return vectors_TD
+    low, high = vectors_TD.min(), vectors_TD.max()
     if high == low:
-        return np.zeros_like(frames_TM)
-    return (frames_TM - low) / (high - low)
+        return np.zeros_like(vectors_TD)
+    scaled_TD: VectorsTD = (vectors_TD - low) / (high - low)
+    return scaled_TD
 
 
 FRONT_ENDS: dict[str, Callable[[npt.NDArray[np.floating]], VectorsTD]] = {

@@ -25,4 +25,6 @@ def read_source(source: Source) -> Catalogue:
 def require_root(source: Source) -> None:
     """Raises InputError if the audio directory itself is not there: not one clip would decode."""
     if not Path(source.root).is_dir():
-        raise InputError(f"source.root: {source.root} is no directory; set it to where the audio is")
+        raise InputError(
+            f"source.root: {source.root} is no directory; set it to where the audio is"
+        )

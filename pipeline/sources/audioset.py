@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow as pa
 
@@ -60,7 +61,7 @@ def read_segments(path: Path) -> Iterator[Segment]:
                 yield Segment(clip_id, float(end_s) - float(start_s), tuple(mids.split(",")))
             except ValueError:
                 raise InputError(
-                    f"{path}, line {number}: expected `YTID, start, end, \"mid,mid\"`, not {row}"
+                    f'{path}, line {number}: expected `YTID, start, end, "mid,mid"`, not {row}'
                 ) from None
 
 
@@ -94,8 +95,10 @@ def _check_ontology(path: Path, classes: list[ClassName]) -> None:
         raise InputError(f"{path}: {len(strangers)} classes are not in it, first {strangers[0]}")
 
 
-def _open(path: Path):  # type: ignore[no-untyped-def]
+def _open(path: Path) -> TextIO:
     try:
         return path.open(encoding="utf-8", newline="")
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; the lists are published at AudioSet's site")
+        raise InputError(
+            f"{path}: {error.strerror}; the lists are published at AudioSet's site"
+        ) from None
