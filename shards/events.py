@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from configs import STARTED_S
 from shards.layout import Layout
 
 
 @contextmanager
 def timed(layout: Layout, verb: str) -> Iterator[None]:
-    """Append the wall seconds and peak memory of a verb that came to its end."""
-    started_s = time.monotonic()
+    """Append the peak memory of a verb that came to its end, and the wall seconds since its
+    process began: what a person waits for."""
     yield
-    append(layout, verb=verb, seconds=round(time.monotonic() - started_s, 3))
+    append(layout, verb=verb, seconds=round(time.monotonic() - STARTED_S, 3))
 
 
 def append(layout: Layout, **event: Any) -> None:
