@@ -15,7 +15,7 @@ from configs.console import Progress, say
 from configs.errors import AudiolexError, StageFailed
 from configs.load import dump_config
 from configs.schema import Config
-from shards.atomic import make_directory, sweep, write_whole
+from shards.atomic import create_whole, make_directory, sweep, write_whole
 from shards.commit import CommitRecord, StageLog
 from shards.events import timed
 from shards.layout import Layout
@@ -34,9 +34,11 @@ def driving(config: Config, verb: str) -> Iterator[Layout]:
     make_directory(layout.root)
     with hold(layout.lock):
         sweep(layout.partial)
-        write_whole(layout.partial, layout.config, dump_config(config).encode())
+        text = dump_config(config).encode()
+        create_whole(layout.partial, layout.config, text)
         with timed(layout, verb):
             yield layout
+        write_whole(layout.partial, layout.config, text)  # a refused config replaces nothing
 
 
 def run_shards(

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import ConfigError
-from configs.schema import Config, Model
+from configs.schema import Config, Model, NeuralModel, TrainConfig
 from shards.codebook import codebook_names
 from shards.commit import CommitRecord, StageLog
 from shards.layout import Layout
 
 STAGE = "fit"
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "model.json"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class Job:
     @property
     def log(self) -> StageLog:
         return StageLog(self.layout, STAGE, self.name)
+
+    def epochs(self, config: TrainConfig) -> int:
+        """The model's own number, or the recipe's."""
+        own = self.config.epochs if isinstance(self.config, NeuralModel) else None
+        return own or config.epochs
+
+    def lr(self, config: TrainConfig) -> float:
+        """The model's own rate, or the recipe's."""
+        own = self.config.lr if isinstance(self.config, NeuralModel) else None
+        return own or config.lr
 
     def record(self) -> CommitRecord | None:
         """The commit record of the trained model, None before `fit` has finished."""

@@ -13,15 +13,15 @@ from configs.schema import BagModel, Config
 from shards.seal import check_size
 from train.bag import bag_logits
 from train.data import Rows, TokenData
-from train.fit import WEIGHTS_NAME, build
-from train.jobs import Job
+from train.jobs import WEIGHTS_NAME, Job
 from train.loop import choose_device
 from train.predict import logits_of
+from train.trainers import build
 
 
 def load_model(job: Job, data: TokenData, device: torch.device) -> nn.Module:
     """The committed neural model of a job, in evaluation mode."""
-    model = build(job.config, data)
+    model = build(job, data)
     model.load_state_dict(load_tensors(job.directory / WEIGHTS_NAME))
     return model.to(device).eval()
 

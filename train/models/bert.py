@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel
 
 from configs.errors import ConfigError
 from configs.schema import BertModel as BertSection
@@ -23,6 +22,8 @@ class BertClassifier(nn.Module):
     """Legend: B clips, T tokens, S = T + 1 positions, D dimensions, C classes."""
 
     def __init__(self, config: BertSection, k: int, num_classes: int) -> None:
+        from transformers import BertConfig, BertModel  # seconds that other models need not wait
+
         super().__init__()
         self.cls_id = k + 1
         self.pooling = config.pooling

@@ -1,0 +1,98 @@
+"""From a job to committed weights: the bag by scikit-learn, everything else by the loop."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file as save_tensors
+from torch import nn
+
+from configs.console import say
+from configs.schema import BagModel, Config
+from shards.atomic import Attempt
+from shards.commit import CommitRecord, ids_sha256, publish
+from train.data import TokenData, open_data
+from train.jobs import CARD_NAME, STAGE, WEIGHTS_NAME, Job
+from train.loop import Fit, choose_device, prepare, train
+from train.models import BUILDERS
+
+
+def train_and_commit(config: Config, job: Job, fingerprint: str) -> None:
+    """Train one model and commit its weights and card; goes on from its newest checkpoint."""
+    data = open_data(job.layout, job.tokens, config.split, job.fold)
+    with Attempt(job.partial, "model") as attempt:
+        weights = attempt.path(WEIGHTS_NAME)
+        if isinstance(job.config, BagModel):
+            from train.bag import fit_bag
+
+            save_arrays(fit_bag(job.config, data), weights)
+            say(f"fit {job.name}: fitted on {len(data.rows('train'))} clips")
+        else:
+            save_tensors(_train(config, job, data, fingerprint), weights)
+        attempt.path(CARD_NAME).write_text(json.dumps(card(job, data), indent=2) + "\n")
+        _commit(job, data, attempt, fingerprint)
+
+
+def build(job: Job, data: TokenData) -> nn.Module:
+    """The untrained module of a neural job."""
+    builder = BUILDERS[job.config.kind]
+    return builder(job.config, data.codebook.k, len(data.classes), data.longest)
+
+
+def card(job: Job, data: TokenData) -> dict[str, Any]:
+    """What a reader needs to use the weights: model, vocabulary, classes."""
+    return {
+        "model": job.config.model_dump(mode="json"),
+        "k": data.codebook.k,
+        "codebook": {"name": job.tokens, "fingerprint": data.codebook_fingerprint},
+        "longest": data.longest,
+        "task": data.task,
+        "classes": [vars(name) for name in data.classes],
+    }
+
+
+def _train(config: Config, job: Job, data: TokenData, fingerprint: str) -> dict[str, torch.Tensor]:
+    prepare(config.train)
+    model = build(job, data)
+    fit = Fit(
+        title=f"fit {job.name}",
+        directory=job.directory,
+        partial=job.partial,
+        recipe=fingerprint,
+        data=data,
+        config=config.train,
+        lr=job.lr(config.train),
+        epochs=job.epochs(config.train),
+        device=choose_device(config.train.device),
+    )
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    say(f"{fit.title}: {num_parameters:,} parameters on {fit.device}, {fit.num_steps} steps")
+    train(fit, model)
+    return {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _commit(job: Job, data: TokenData, attempt: Attempt, fingerprint: str) -> None:
+    files = tuple(
+        publish(attempt, job.layout.root, name, partial(_fixed, job.directory / name))
+        for name in (WEIGHTS_NAME, CARD_NAME)
+    )
+    job.log.commit(
+        CommitRecord(
+            stage=STAGE,
+            name=job.name,
+            shard=0,
+            fingerprint=fingerprint,
+            counts={"clips": len(data.rows("train"))},
+            ids_sha256=ids_sha256(data.ids[row] for row in data.rows("train")),
+            files=files,
+        )
+    )
+
+
+def _fixed(final: Path, _sha256: str) -> Path:
+    return final
