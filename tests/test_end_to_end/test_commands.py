@@ -1,0 +1,113 @@
+"""The commands that `--help`, `make` and the README name are the same, and all of them work."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT
+
+# The final list of docs: what exists today is a part of it.
+VERBS = {
+    "pipeline": {"shard", "codebook", "tokenize", "all", "status", "listen"},
+    "cluster": {"up", "down", "status", "script"},
+    "shards": {"ls", "verify", "gc", "seal", "export", "audit"},
+    "train": {
+        *("fit", "eval", "inspect", "report", "compare", "sweep", "predict", "serve", "export"),
+    },
+}
+TARGETS = set(
+    "help setup test check demo all shard codebook tokenize train eval report serve quickstart "
+    "quality bench torture docs docker".split()
+)
+TREE_LINE = re.compile(r"^( *)(\S+?)(/?)(?: +# .+)?$")
+
+
+def packages() -> list[str]:
+    return [name for name in VERBS if (ROOT / name / "__main__.py").exists()]
+
+
+def helped_verbs(package: str) -> set[str]:
+    words = [sys.executable, "-m", package, "--help"]
+    text = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^    (\w+) ", text, flags=re.MULTILINE)) - {"VERB"}
+
+
+def make_targets() -> set[str]:
+    words = ["make", "--no-print-directory"]
+    text = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^  make (\w+)", text, flags=re.MULTILINE))
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("package", packages())
+def test_the_readme_lists_the_verbs_that_help_lists(package: str) -> None:
+    verbs = helped_verbs(package)
+    named = set(re.findall(rf"python -m {package} (\w+)", readme()))
+    assert verbs
+    assert verbs <= VERBS[package]
+    assert named == verbs
+
+
+def test_the_readme_lists_the_targets_that_make_lists() -> None:
+    targets = make_targets()
+    assert targets <= TARGETS
+    named = set(re.findall(r"(?:`|^    )make (\w+)", readme(), flags=re.MULTILINE))
+    assert named == targets
+
+
+def test_every_makefile_target_has_help() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)
+    assert phony is not None
+    assert set(phony.group(1).split()) == make_targets()
+
+
+def test_help_is_quick() -> None:
+    """No package imports torch, dask or faiss to say what it can do."""
+    for package in packages():
+        code = (
+            f"import sys, {package}.__main__; "
+            "print([m for m in ('torch', 'distributed', 'faiss') if m in sys.modules])"
+        )
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+
+def test_the_readme_tree_is_the_tree_on_disk() -> None:
+    """Each file of the packages stands in the README with a caption, and none that is not there."""
+    block = readme().split("<!-- tree -->")[1].split("```")[1]
+    captioned: set[Path] = set()
+    folder = Path()
+    for line in block.splitlines():
+        match = TREE_LINE.match(line)
+        if not match:
+            continue
+        indent, name, is_folder = match.groups()
+        folder = Path(*folder.parts[: len(indent) // 2])
+        if is_folder:
+            folder = folder / name
+        else:
+            assert " # " in line, f"{line} has no caption"
+            captioned.add(folder / name)
+    assert captioned == files_on_disk()
+
+
+def files_on_disk() -> set[Path]:
+    folders = ("configs", "shards", "cluster", "pipeline", "train", "docker", "docs")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *folders],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    return {Path(name) for name in listed if not name.endswith("__init__.py")}
