@@ -25,7 +25,13 @@ DASK_SETTINGS = {
 
 
 def num_workers(config: ClusterConfig) -> int:
-    return config.workers or len(os.sched_getaffinity(0))
+    return config.workers or _num_cores()
+
+
+def _num_cores() -> int:
+    """Cores that this process may use, where the system says; else all."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 OpenClient = Callable[[], Client | None]

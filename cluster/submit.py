@@ -58,7 +58,7 @@ def _run_on(
     arguments: Sequence[Argument],
     label: str,
 ) -> Iterator[Outcome[Argument, Result]]:
-    num_slots = sum(client.nthreads().values())
+    num_slots = max(1, sum(client.nthreads().values()))
     waiting = iter(enumerate(arguments))
     running: dict[Future[Any], Argument] = {}
 

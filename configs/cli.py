@@ -33,7 +33,11 @@ class Verb:
 
 def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str] | None = None) -> int:
     """Parse, load the config, run one verb; returns the exit code, never raises for a user."""
-    args = _parser(package, verbs).parse_args(argv)
+    parser = _parser(package, verbs)
+    args, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides += rest
     signal.signal(signal.SIGTERM, _stop)
     try:
         config = load_config(args.config, args.overrides)
@@ -45,7 +49,8 @@ def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str] | None = N
     except AudiolexError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from what is committed", 75)
+        stopped = Preempted("stopped; the same command goes on from what is committed")
+        return _fail(str(stopped), stopped.exit_code)
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
 
@@ -56,7 +61,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:
-    raise Preempted("stopped by SIGTERM; the same command goes on from what is committed")
+    raise KeyboardInterrupt  # as Ctrl-C: no `except Exception` on the way may take it for a fault
 
 
 def _parser(package: str, verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:

@@ -58,7 +58,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice (PyYAML silently keeps the last)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [
+            self.construct_object(key, deep=True)
+            for key, _ in node.value
+            if key.tag != "tag:yaml.org,2002:merge"
+        ]
         doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
         if doubled:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {doubled[0]} is set twice")
@@ -70,8 +74,12 @@ def _read_with_includes(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(str(path), ["include: the file includes itself"])
     tree = _read_yaml(path)
     includes = tree.pop("include", [])
+    if isinstance(includes, str):
+        includes = [includes]
+    if not (isinstance(includes, list) and all(isinstance(name, str) for name in includes)):
+        raise ConfigError(str(path), ["include: must be a file name or a list of file names"])
     merged: dict[str, Any] = {}
-    for name in [includes] if isinstance(includes, str) else includes:
+    for name in includes:
         merged = merge(merged, _read_with_includes(path.parent / name, (*seen, path.resolve())))
     return merge(merged, tree)
 

@@ -25,11 +25,12 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Split = Literal["train", "valid", "test"]
 NAME_PATTERN = r"^[0-9A-Za-z_-]+$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+MEMORY_PATTERN = r"^(auto|[0-9.]+ ?([kMGT]i?)?B)$"
 MAX_K = 65_536  # tokens are uint16 on disk
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # --- sources: where clips and labels come from ----------------------------------------------
@@ -68,8 +69,9 @@ class SplitConfig(Section):
     """Which clips train, validate and test; applied when reading, so changing it decodes nothing.
 
     `source` takes the source's word and cuts `valid_share` of the training clips off by a hash
-    of their ids; `first_letter` is the rule of audio-tokens: an id that starts with one of
-    `letters` validates. With `folds`, fold f tests on the clips of fold f and trains on the rest.
+    of their ids (set it to 0 where the source lists validation clips of its own);
+    `first_letter` is the rule of audio-tokens: an id that starts with one of `letters` validates.
+    With `folds`, fold f tests on the clips of fold f and trains on the rest.
     """
 
     rule: Literal["source", "first_letter"] = "source"
@@ -221,7 +223,7 @@ class ClusterConfig(Section):
 
     kind: Literal["inline", "local"] = "local"
     workers: PositiveInt | None = None  # None: one a core
-    memory_limit: str = "auto"  # a worker's, in Dask's words: "4GiB"
+    memory_limit: Annotated[str, Field(pattern=MEMORY_PATTERN)] = "auto"  # a worker's: "4GiB"
 
 
 # --- the root --------------------------------------------------------------------------------
@@ -258,6 +260,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _mel_fits_sample_rate(self) -> Self:
         nyquist_hz = self.audio.sample_rate_hz / 2
+        if self.mel.f_min_hz >= nyquist_hz:
+            raise ValueError(f"mel.f_min_hz {self.mel.f_min_hz} is not below {nyquist_hz} Hz")
         if self.mel.f_max_hz is not None and self.mel.f_max_hz > nyquist_hz:
             raise ValueError(f"mel.f_max_hz {self.mel.f_max_hz} is above {nyquist_hz} Hz, half")
         return self

@@ -21,7 +21,7 @@ from pipeline import kmeans
 from pipeline.audio.assign import choose_device
 from pipeline.draw import Draw, draw_frames
 from shards.atomic import Attempt, write_whole
-from shards.codebook import FILE_NAME, STAGE, Codebook, codebook_names, fingerprint_of
+from shards.codebook import FILE_NAME, STAGE, Codebook, codebook_names
 from shards.commit import CommitRecord, StageLog, canonical_json, ids_sha256, publish
 from shards.layout import Layout
 from shards.seal import Seal, open_seal
@@ -122,7 +122,6 @@ def _commit(
             counts={"centroids": codebook.k, "frames": len(draw.train_ND)},
             ids_sha256=ids_sha256([]),
             files=files,
-            detail={"codebook": fingerprint_of(codebook)},
         )
     )
     (directory / STATE_NAME).unlink(missing_ok=True)

@@ -62,7 +62,10 @@ def run_shards(
         say(f"{title}: {len(tasks)} shards")
     if waiting:
         _run_waiting(client(), title, function, waiting)
-    return [record for record in map(log.record, range(len(tasks))) if record is not None]
+    records = [record for record in map(log.record, range(len(tasks))) if record is not None]
+    if len(records) < len(tasks):
+        raise StageFailed(f"{title}: {len(tasks) - len(records)} shards were never made; run again")
+    return records
 
 
 def _run_waiting(

@@ -23,4 +23,4 @@ def run_verb(config: Config, verb: str) -> int:
     with driving(config, verb) as layout, open_client(config.cluster) as client:
         for name in names:
             STAGES[name](config, layout, client)
-        return quarantine_exit_code(config, layout)
+        return quarantine_exit_code(config, layout) if "shard" in names else 0

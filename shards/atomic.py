@@ -83,10 +83,11 @@ class Attempt:
         make_directory(final.parent)
         try:
             os.link(self.path(name), final)
+            created = True
         except FileExistsError:
-            return False
-        sync_directory(final.parent)
-        return True
+            created = False
+        sync_directory(final.parent)  # also another attempt's name, which the caller relies on
+        return created
 
 
 def write_whole(partial: Path, final: Path, data: bytes) -> None:

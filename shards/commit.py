@@ -78,6 +78,8 @@ class CommitRecord:
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         tree = json.loads(data)
+        if not isinstance(tree, dict):
+            raise TypeError("a record is a JSON object")
         files = tuple(FileRecord(**file) for file in tree.pop("files"))
         return cls(**tree, files=files)
 
@@ -88,15 +90,24 @@ class CommitRecord:
 
 @dataclass(frozen=True)
 class StageLog:
-    """The records of one stage under one name (`default`, `fold1` ...)."""
+    """The records of one stage under one name (`default`, `fold1` ...).
+
+    `partial` is where records are written before they appear, if not the run's own `partial/`:
+    the pipeline sweeps that one, so a training that runs beside it has a place of its own.
+    """
 
     layout: Layout
     stage: str
     name: str
+    partial: Path | None = None
 
     @property
     def directory(self) -> Path:
         return self.layout.commits(self.stage, self.name)
+
+    @property
+    def _partial(self) -> Path:
+        return self.partial or self.layout.partial
 
     def path(self, shard: int) -> Path:
         return self.directory / f"{shard:06d}.json"
@@ -104,8 +115,12 @@ class StageLog:
     def open(self, recipe: Mapping[str, Any]) -> str:
         """The stage's fingerprint. The first recipe stands; raises RecipeMismatch for another."""
         path = self.directory / RECIPE_NAME
-        if not create_whole(self.layout.partial, path, canonical_json(recipe)):
-            self._compare(json.loads(path.read_bytes()), json.loads(canonical_json(recipe)))
+        if not create_whole(self._partial, path, canonical_json(recipe)):
+            try:
+                stored = json.loads(path.read_bytes())
+            except ValueError:
+                raise IntegrityError(f"{path} is damaged: restore or delete the run") from None
+            self._compare(stored, json.loads(canonical_json(recipe)))
         return fingerprint(recipe)
 
     def is_open(self) -> bool:
@@ -127,7 +142,7 @@ class StageLog:
 
     def commit(self, record: CommitRecord) -> CommitRecord:
         """Create the record; raises DifferentBytes if another attempt committed other bytes."""
-        if create_whole(self.layout.partial, self.path(record.shard), record.to_json()):
+        if create_whole(self._partial, self.path(record.shard), record.to_json()):
             return record
         first = self.record(record.shard)
         if first != CommitRecord.from_json(record.to_json()):

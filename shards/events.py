@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import time
 from collections.abc import Iterator
@@ -28,8 +29,12 @@ def append(layout: Layout, **event: Any) -> None:
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
     line = json.dumps({**event, "peak_mib": max(peaks_kib) // 1024})
-    with layout.events.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with layout.events.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a kill cut the last line short: this one must not join it
+                file.write(b"\n")
+        file.write(line.encode() + b"\n")
 
 
 def read(layout: Layout) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from configs.errors import IntegrityError
 from shards.atomic import create_whole
 from shards.commit import CommitRecord
 from shards.layout import Layout
-from shards.seal import check_size
+from shards.seal import check_bytes, check_size
 
 CHUNK_ROWS = 8192
 ZSTD_LEVEL = 3
@@ -74,6 +74,7 @@ def read_shard_frames(layout: Layout, record: CommitRecord) -> FramesTM:
     for file in files:
         check_size(layout.root, file)
     metadata = next(file for file in files if file.path.endswith("zarr.json"))
+    check_bytes(layout.root, metadata)
     return read_array((layout.root / metadata.path).parent)
 
 

@@ -118,7 +118,7 @@ def check_recipe(layout: Layout, recipe: Mapping[str, Any]) -> None:
 
 def clips_per_shard(num_clips: int, config: ShardsConfig) -> int:
     """The configured number, or fewer where the set would not fill `min_shards` shards."""
-    return max(1, min(config.clips_per_shard, -(-num_clips // config.min_shards)))
+    return max(1, min(config.clips_per_shard, num_clips // config.min_shards))
 
 
 def in_hash_order(clips: pa.Table) -> pa.Table:
@@ -126,6 +126,8 @@ def in_hash_order(clips: pa.Table) -> pa.Table:
     ids = clips.column("id").to_pylist()
     if not ids:
         raise InputError("the source lists no clips")
+    if "" in ids:
+        raise InputError("the source lists a clip without an id")
     _refuse_doubles(clips)
     hashes = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
     order = np.argsort(np.frombuffer(hashes, dtype=">u8"), kind="stable")

@@ -39,7 +39,7 @@ class Seal:
     def shared_file(self, key: str) -> Path:
         """Path of a file of the whole set; raises IntegrityError where it changed."""
         file = self.shared[key]
-        check_size(self.layout.root, file)
+        check_bytes(self.layout.root, file)
         return self.layout.root / file.path
 
 
@@ -71,7 +71,10 @@ def write_seal(
 def find_seal(layout: Layout, stage: str, name: str, recipe: str | None = None) -> Path | None:
     """The seal of a stage under a name, of the given recipe if there is one."""
     for path in sorted(layout.seals.glob(f"{stage}-*.json")):
-        tree = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest()[:SHA_CHARS] != path.stem.rpartition("-")[2]:
+            raise IntegrityError(f"{path} is damaged: delete it and run the stage again")
+        tree = json.loads(data)
         if tree["name"] == name and recipe in (None, tree["recipe"]):
             return path
     return None
@@ -103,6 +106,16 @@ def check_size(root: Path, file: FileRecord) -> None:
         raise IntegrityError(
             f"{root / file.path} {found}; delete the commit record that names it (under "
             f"{root / 'commits'}) and run the stage again"
+        )
+
+
+def check_bytes(root: Path, file: FileRecord) -> None:
+    """Raises IntegrityError unless the file is the one on record, bit by bit: for small files."""
+    check_size(root, file)
+    if sha256_file(root / file.path) != file.sha256:
+        raise IntegrityError(
+            f"{root / file.path} is damaged; delete it and the commit record that names it, and "
+            "run the stage again"
         )
 
 

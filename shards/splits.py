@@ -48,10 +48,11 @@ def split_codes(
     """
     codes = _by_fold(folds, fold) if fold is not None else _as_declared(declared, folds)
     if config.rule == "first_letter":
-        letters = np.array([clip_id[:1] in config.letters for clip_id in ids])
+        letters = np.array([clip_id[:1] in config.letters for clip_id in ids], dtype=bool)
         codes[(codes == TRAIN) & letters] = VALID
-    elif VALID not in codes and config.valid_share > 0:
-        cut = np.array([unit_hash(clip_id, "valid") < config.valid_share for clip_id in ids])
+    else:
+        share = config.valid_share
+        cut = np.array([unit_hash(clip_id, "valid") < share for clip_id in ids], dtype=bool)
         codes[(codes == TRAIN) & cut] = VALID
     if TRAIN not in codes:
         raise InputError("split: no clip is left to train on; check split and the source's sets")

@@ -98,10 +98,10 @@ def index_table(records: Sequence[CommitRecord]) -> pa.Table:
     """The index of a whole set, INDEX_SCHEMA, from the records of its shards in order."""
     rows: list[dict[str, Any]] = []
     first_row = 0
-    for record in records:
+    for position, record in enumerate(records):
         for block in sorted({array["block"] for array in record.detail["arrays"]}):
             arrays = [array for array in record.detail["arrays"] if array["block"] == block]
-            rows += [{**array, "shard": record.shard, "first_row": first_row} for array in arrays]
+            rows += [{**array, "shard": position, "first_row": first_row} for array in arrays]
             first_row += arrays[0]["num_rows"]
     paths = json.dumps([record.files[0].path for record in records])
     return pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({"shards": paths}))

@@ -31,9 +31,7 @@ def command(package: str, verb: str, config: Path, *overrides: str) -> list[str]
     return [sys.executable, "-m", package, verb, str(config), *overrides]
 
 
-def run(
-    package: str, verb: str, config: Path, *overrides: str
-) -> subprocess.CompletedProcess[str]:
+def run(package: str, verb: str, config: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, output captured."""
     return subprocess.run(
         command(package, verb, config, *overrides),

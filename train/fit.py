@@ -31,7 +31,7 @@ def run(config: Config) -> int:
         for job in jobs(config):
             with hold(job.directory / "fit.lock"):
                 fit_job(config, job)
-        write_whole(layout.partial, layout.config, dump_config(config).encode())
+                write_whole(job.partial, layout.config, dump_config(config).encode())
     return 0
 
 

@@ -42,7 +42,7 @@ class Job:
 
     @property
     def log(self) -> StageLog:
-        return StageLog(self.layout, STAGE, self.name)
+        return StageLog(self.layout, STAGE, self.name, self.partial)
 
     def epochs(self, config: TrainConfig) -> int:
         """The model's own number, or the recipe's."""

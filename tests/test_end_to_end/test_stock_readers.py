@@ -19,7 +19,6 @@ from safetensors.numpy import load_file
 
 from configs.schema import Config
 
-
 # webdataset leaves its last tar to the garbage collector to close.
 leaves_files_open = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,12 +17,14 @@ def test_an_epoch_holds_each_example_once(seed: int, epoch: int, n: int) -> None
 
 
 @given(seed=st.integers(0, 99), n=st.integers(1, 50), data=st.data())
-def test_any_cut_of_the_stream_gives_the_same_stream(seed: int, n: int, data: st.DataObject) -> None:
+def test_any_cut_of_the_stream_gives_the_same_stream(
+    seed: int, n: int, data: st.DataObject
+) -> None:
     stop = data.draw(st.integers(0, 5 * n))
     cuts = sorted(data.draw(st.lists(st.integers(0, stop), max_size=6)))
     whole = examples_at(seed, n, 0, stop)
     edges = [0, *cuts, stop]
-    parts = [examples_at(seed, n, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [examples_at(seed, n, a, b) for a, b in pairwise(edges)]
     assert np.concatenate(parts).tolist() == whole.tolist()
 
 

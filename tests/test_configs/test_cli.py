@@ -1,0 +1,160 @@
+"""The command grammar: what each end of a command returns and prints, and never a traceback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.cli import Verb, main
+from configs.errors import DifferentBytes, InputError, NotMadeYet, Preempted, RunLocked
+from configs.load import load_config
+from configs.schema import Config
+
+MINIMAL = "run: r\nsource: {kind: esc, root: d}\n"
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _keep_sigterm() -> Iterator[None]:
+    """`main` takes SIGTERM for itself, as a process of its own may."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(MINIMAL)
+    return str(path)
+
+
+def verbs(run: Callable[[Config], int]) -> dict[str, Verb]:
+    return {"make": Verb(run, "make it", dry_run=lambda config: 40), "show": Verb(run, "show it")}
+
+
+def raising(error: BaseException) -> dict[str, Verb]:
+    def run(config: Config) -> int:
+        raise error
+
+    return verbs(run)
+
+
+@pytest.mark.parametrize("code", [0, 1, 3])
+def test_a_verb_decides_the_exit_code(code: int, job: str) -> None:
+    assert main("pkg", verbs(lambda config: code), ["make", job]) == code
+
+
+def test_a_verb_gets_the_config_with_overrides(job: str) -> None:
+    seen: list[Config] = []
+    command = ["show", job, "codebook.k=7", "run=elsewhere"]
+    main("pkg", verbs(lambda config: seen.append(config) or 0), command)
+    assert (seen[0].codebook.k, seen[0].run) == (7, Path("elsewhere"))
+
+
+def test_dry_run_takes_the_place_of_the_verb(job: str) -> None:
+    def never(config: Config) -> int:
+        raise AssertionError("a dry run ran")
+
+    assert main("pkg", verbs(never), ["make", job, "--dry-run"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("no list"), 2, "no list"),
+        (NotMadeYet("run shard first"), 2, "run shard first"),
+        (RunLocked("pid 5 is at work"), 1, "pid 5 is at work"),
+        (DifferentBytes("other bytes"), 1, "other bytes"),
+        (Preempted("stopped"), 75, "stopped"),
+        (KeyboardInterrupt(), 75, "stopped; the same command goes on from what is committed"),
+        (OSError(28, "No space left on device", "/x"), 1, "No space left on device: /x"),
+        (OSError("strange"), 1, "strange: no file named"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_become_an_exit_code_and_one_message(
+    error: BaseException, code: int, said: str, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("pkg", raising(error), ["make", job]) == code
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error: {said}\n")
+
+
+@pytest.mark.parametrize("override", ["codebook.k=one", "codbook.k=1", "nonsense"])
+def test_a_bad_config_is_exit_code_2(
+    override: str, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("pkg", raising(AssertionError()), ["make", job, override]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_missing_config_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("pkg", raising(AssertionError()), ["make", "nowhere.yaml"]) == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_print_config_prints_what_loads_back(
+    job: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["make", job, "codebook.k=7", "--print-config"]
+    assert main("pkg", raising(AssertionError()), command) == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert load_config(printed) == load_config(Path(job), ["codebook.k=7"])
+
+
+@pytest.mark.parametrize("flag", ["--print-config", "--dry-run"])
+def test_a_flag_may_stand_before_the_overrides(flag: str, job: str) -> None:
+    assert main("pkg", verbs(lambda config: 0), ["make", job, flag, "codebook.k=7"]) in (0, 40)
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["brew", "x.yaml"], ["make"], ["make", "x.yaml", "--k", "3"], ["show", "--dry"]]
+)
+def test_bad_usage_is_exit_code_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main("pkg", raising(AssertionError()), command)
+    assert ended.value.code == 2
+    assert "usage: python -m pkg" in capsys.readouterr().err
+
+
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main("pkg", raising(AssertionError()), ["--help"])
+    assert not ended.value.code
+    assert "make it" in capsys.readouterr().out
+
+
+WAITING = """
+import sys, time
+from configs.cli import Verb, main
+def run(config):
+    print("ready", flush=True)
+    time.sleep(60)
+sys.exit(main("pkg", {"wait": Verb(run, "wait")}, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_with_75(number: int, job: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, "wait", job],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert err.startswith("error: stopped")
+    assert "Traceback" not in err

@@ -1,0 +1,147 @@
+"""The codebook artefact: it holds all that its use needs, and refuses to be anything else."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.errors import IntegrityError, NotMadeYet
+from configs.schema import CodebookConfig, SplitConfig
+from shards.atomic import Attempt
+from shards.codebook import (
+    FILE_NAME,
+    STAGE,
+    Codebook,
+    codebook_names,
+    fingerprint_of,
+    load_codebook,
+    open_codebook,
+)
+from shards.commit import CommitRecord, StageLog, publish
+from shards.layout import Layout
+
+
+def made(k: int = 5, dim: int = 4, seed: int = 0) -> Codebook:
+    return Codebook(
+        centroids_KD=np.random.default_rng(seed).normal(size=(k, dim)).astype(np.float32),
+        metric="l2",
+        front_end="minmax",
+        mel={"n_mels": dim, "f_max_hz": None},
+        sample_rate_hz=22_050,
+        frames_fingerprint="f" * 64,
+    )
+
+
+def commit(layout: Layout, codebook: Codebook) -> Path:
+    """Commit a codebook; returns its file."""
+    final = layout.codebook("default") / FILE_NAME
+    with Attempt(layout.partial, "codebook") as attempt:
+        attempt.path("file").write_bytes(codebook.to_bytes())
+        file = publish(attempt, layout.root, "file", lambda _: final)
+    record = CommitRecord(STAGE, "default", 0, "f", {}, "", (file,))
+    StageLog(layout, STAGE, "default").commit(record)
+    return final
+
+
+@given(k=st.integers(2, 40), dim=st.integers(1, 9), seed=st.integers(0, 99))
+@settings(max_examples=20)
+def test_a_codebook_round_trips(
+    k: int, dim: int, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / FILE_NAME
+    codebook = made(k, dim, seed)
+    path.write_bytes(codebook.to_bytes())
+    again = load_codebook(path)
+    np.testing.assert_array_equal(again.centroids_KD, codebook.centroids_KD)
+    assert again.centroids_KD.dtype == np.float32
+    assert again.header() == codebook.header()
+    assert again.k == k
+    assert fingerprint_of(again) == fingerprint_of(codebook)
+
+
+def test_the_same_codebook_gives_the_same_bytes() -> None:
+    assert made().to_bytes() == made().to_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"centroids_KD": made(seed=1).centroids_KD},
+        {"metric": "cosine"},
+        {"front_end": "none"},
+        {"mel": {"n_mels": 4, "f_max_hz": 8000.0}},
+        {"sample_rate_hz": 44_100},
+        {"frames_fingerprint": "0" * 64},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_everything_that_decides_its_use_is_in_the_fingerprint(change: dict[str, object]) -> None:
+    assert fingerprint_of(dataclasses.replace(made(), **change)) != fingerprint_of(made())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_centroids_are_finite(value: float) -> None:
+    centroids_KD = made().centroids_KD.copy()
+    centroids_KD[1, 2] = value
+    with pytest.raises(ValueError, match="finite"):
+        dataclasses.replace(made(), centroids_KD=centroids_KD)
+
+
+@pytest.mark.parametrize("k", [0, 1, 65_537])
+def test_k_fits_uint16_and_is_a_choice(k: int) -> None:
+    with pytest.raises(ValueError, match=f"2 to 65536 centroids, not {k}"):
+        made(k, dim=1)
+
+
+def test_k_may_be_all_of_uint16() -> None:
+    assert made(65_536, dim=1).k == 65_536
+
+
+def test_a_committed_codebook_opens_with_its_fingerprint(layout: Layout) -> None:
+    commit(layout, made())
+    codebook, fingerprint = open_codebook(layout, "default")
+    np.testing.assert_array_equal(codebook.centroids_KD, made().centroids_KD)
+    assert fingerprint == fingerprint_of(made())
+
+
+def test_a_codebook_before_its_stage_is_not_made_yet(layout: Layout) -> None:
+    with pytest.raises(NotMadeYet, match=r"no codebook fold1; run `python -m pipeline codebook`"):
+        open_codebook(layout, "fold1")
+
+
+def test_a_flipped_byte_anywhere_is_refused(layout: Layout) -> None:
+    path = commit(layout, made())
+    data = bytearray(path.read_bytes())
+    for position in range(0, len(data), 11):
+        data[position] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(IntegrityError, match=r"codebook\.safetensors"):
+            open_codebook(layout, "default")
+        data[position] ^= 1
+
+
+def test_another_sound_codebook_in_its_place_is_refused(layout: Layout) -> None:
+    commit(layout, made()).write_bytes(made(seed=1).to_bytes())
+    with pytest.raises(IntegrityError, match="codebook.safetensors is damaged"):
+        open_codebook(layout, "default")
+
+
+@pytest.mark.parametrize(
+    ("name", "folds", "expected"),
+    [
+        ("default", (), [("default", None)]),
+        ("k5000", (), [("k5000", None)]),
+        ("default", (1, 3), [("fold1", 1), ("fold3", 3)]),
+        ("k5000", (2,), [("k5000-fold2", 2)]),
+    ],
+)
+def test_a_job_has_one_codebook_or_one_a_fold(
+    name: str, folds: tuple[int, ...], expected: list[tuple[str, int | None]]
+) -> None:
+    names = codebook_names(CodebookConfig(name=name), SplitConfig(folds=folds))
+    assert names == expected

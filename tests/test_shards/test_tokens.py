@@ -1,0 +1,252 @@
+"""Token shards: any ragged clips come back, by row, from memory-mapped tars."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.errors import IntegrityError, NotMadeYet
+from shards.atomic import Attempt
+from shards.commit import CommitRecord, FileRecord, StageLog, publish
+from shards.layout import Layout
+from shards.seal import open_seal, write_seal
+from shards.tokens import (
+    STAGE,
+    Block,
+    TokenReader,
+    index_table,
+    open_tokens,
+    write_index,
+    write_token_tar,
+)
+
+PER_BLOCK = 3  # small blocks: what matters is that there are several
+BLOCKS_PER_SHARD = 4
+
+MakeSet = Callable[..., Layout]
+
+
+@dataclass(frozen=True)
+class Clip:
+    key: str
+    tokens_TQ: npt.NDArray[np.uint16]
+    labels: Sequence[int]
+
+
+def block_of(number: int, clips: Sequence[Clip]) -> Block:
+    return Block(
+        number=number,
+        tokens_SQ=np.concatenate([clip.tokens_TQ for clip in clips]),
+        keys=[clip.key for clip in clips],
+        lengths=np.array([len(clip.tokens_TQ) for clip in clips], dtype=np.int32),
+        labels=[clip.labels for clip in clips],
+    )
+
+
+def write_shard(layout: Layout, shard: int, clips: Sequence[Clip]) -> CommitRecord:
+    starts = range(0, len(clips), PER_BLOCK)
+    blocks = [
+        block_of(shard * BLOCKS_PER_SHARD + number, clips[start : start + PER_BLOCK])
+        for number, start in enumerate(starts)
+    ]
+    with Attempt(layout.partial, "tokens") as attempt:
+        arrays = write_token_tar(attempt.path("tokens.tar"), blocks)
+        place = partial(layout.token_tar, "default", shard)
+        file = publish(attempt, layout.root, "tokens.tar", place)
+    counts = {"clips": len(clips)}
+    record = CommitRecord(STAGE, "default", shard, "f", counts, "", (file,), {"arrays": arrays})
+    return StageLog(layout, STAGE, "default").commit(record)
+
+
+def seal_set(layout: Layout, records: Sequence[CommitRecord]) -> None:
+    with Attempt(layout.partial, "index") as attempt:
+        write_index(attempt.path("index"), index_table(records))
+        index = publish(attempt, layout.root, "index", partial(layout.token_index, "default"))
+    write_seal(StageLog(layout, STAGE, "default"), records, {"index": index})
+
+
+def token_set(root: Path, shards: Sequence[Sequence[Clip]]) -> Layout:
+    layout = Layout(root)
+    seal_set(layout, [write_shard(layout, shard, clips) for shard, clips in enumerate(shards)])
+    return layout
+
+
+def clips_of(seed: int, count: int, num_codebooks: int = 1) -> list[Clip]:
+    generator = np.random.default_rng(seed)
+    return [
+        Clip(
+            f"clip{seed}-{number}",
+            generator.integers(0, 65_536, (length, num_codebooks), dtype=np.uint16),
+            list(range(number % 3)),
+        )
+        for number, length in enumerate(generator.integers(0, 9, count))
+    ]
+
+
+def assert_holds(reader: TokenReader, clips: Sequence[Clip]) -> None:
+    assert reader.num_clips == len(clips)
+    assert reader.keys() == [clip.key for clip in clips]
+    assert reader.lengths().tolist() == [len(clip.tokens_TQ) for clip in clips]
+    labels, starts = reader.labels()
+    read = [labels[a:b].tolist() for a, b in pairwise(starts)]
+    assert read == [list(clip.labels) for clip in clips]
+    for clip, tokens_TQ in zip(clips, reader.tokens(range(len(clips))), strict=True):
+        assert tokens_TQ.dtype == np.uint16
+        np.testing.assert_array_equal(tokens_TQ, clip.tokens_TQ)
+
+
+KEYS = st.text("abcXYZ019_-~", min_size=1, max_size=12)
+
+
+@given(data=st.data(), num_codebooks=st.integers(1, 3), num_shards=st.integers(1, 3))
+@settings(max_examples=20, deadline=None)
+def test_any_ragged_clips_round_trip(
+    data: st.DataObject, num_codebooks: int, num_shards: int
+) -> None:
+    def clip(key: str, num_tokens: int, labels: list[int]) -> Clip:
+        tokens = np.arange(num_tokens * num_codebooks).reshape(num_tokens, num_codebooks) * 7919
+        return Clip(key, tokens.astype(np.uint16), labels)
+
+    labels = st.lists(st.integers(0, 526), max_size=4)
+    clips = st.builds(clip, KEYS, st.integers(0, 20), labels)
+    shards = [data.draw(st.lists(clips, min_size=1, max_size=8)) for _ in range(num_shards)]
+    with TemporaryDirectory() as directory:
+        reader = open_tokens(token_set(Path(directory), shards), "default")
+        assert_holds(reader, [clip for shard in shards for clip in shard])
+
+
+@given(rows=st.lists(st.integers(0, 13), max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_rows_may_be_asked_for_in_any_order(
+    rows: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    clips = [*clips_of(1, 7), *clips_of(2, 7)]
+    root = tmp_path_factory.getbasetemp() / "any-order"
+    layout = Layout(root) if root.exists() else token_set(root, [clips[:7], clips[7:]])
+    for row, tokens_TQ in zip(rows, open_tokens(layout, "default").tokens(rows), strict=True):
+        np.testing.assert_array_equal(tokens_TQ, clips[row].tokens_TQ)
+
+
+def test_a_shard_may_have_no_clip(tmp_path: Path) -> None:
+    first, last = clips_of(1, 4), clips_of(2, 2)
+    assert_holds(open_tokens(token_set(tmp_path, [first, [], last]), "default"), [*first, *last])
+
+
+def test_a_partial_seal_is_a_set_of_its_own(layout: Layout) -> None:
+    shards = [clips_of(seed, 4) for seed in range(4)]
+    records = [write_shard(layout, shard, clips) for shard, clips in enumerate(shards)]
+    seal_set(layout, [records[1], records[3]])
+    assert_holds(open_tokens(layout, "default"), [*shards[1], *shards[3]])
+
+
+def files_of(layout: Layout) -> dict[Path, bytes]:
+    paths = [path for path in layout.root.rglob("*") if path.is_file()]
+    return {path.relative_to(layout.root): path.read_bytes() for path in paths}
+
+
+def test_the_same_clips_give_the_same_tree(tmp_path: Path) -> None:
+    shards = [clips_of(1, 7), clips_of(2, 3)]
+    first, second = (token_set(tmp_path / name, shards) for name in "ab")
+    assert files_of(first) == files_of(second)
+
+
+def test_tokens_before_the_seal_are_not_made_yet(layout: Layout) -> None:
+    write_shard(layout, 0, clips_of(0, 3))
+    with pytest.raises(NotMadeYet):
+        open_tokens(layout, "default")
+
+
+@pytest.mark.parametrize("column", ["tokens", "lengths", "keys", "labels", "counts"])
+def test_a_damaged_column_is_refused_with_file_and_block(column: str, tmp_path: Path) -> None:
+    layout = token_set(tmp_path, [clips_of(1, 7), clips_of(2, 7)])
+    record = open_seal(layout, STAGE, "default").records[1]
+    damaged = next(
+        array
+        for array in record.detail["arrays"]
+        if array["column"] == column and array["block"] == BLOCKS_PER_SHARD + 1
+    )
+    path = layout.root / record.files[0].path
+    data = bytearray(path.read_bytes())
+    data[damaged["offset"] + damaged["bytes"] // 2] ^= 4
+    path.write_bytes(data)
+    reader = open_tokens(layout, "default")
+    reader.tokens(range(7))  # the other shard is sound
+    with pytest.raises(IntegrityError, match=rf"{path.name}: block 5, {column} is damaged"):
+        touch_everything(reader)
+
+
+def touch_everything(reader: TokenReader) -> None:
+    reader.keys(), reader.labels(), reader.lengths()
+    reader.tokens(range(reader.num_clips))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-512])
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut])
+def test_a_missing_or_truncated_tar_is_refused(
+    harm: Callable[[Path], None], tmp_path: Path
+) -> None:
+    layout = token_set(tmp_path, [clips_of(1, 4)])
+    (tar,) = (layout.root / "tokens" / "default").glob("*.tar")
+    harm(tar)
+    with pytest.raises(IntegrityError, match=tar.name):
+        touch_everything(open_tokens(layout, "default"))
+
+
+def index_of(layout: Layout) -> tuple[FileRecord, Path]:
+    file = open_seal(layout, STAGE, "default").shared["index"]
+    return file, layout.root / file.path
+
+
+def test_a_truncated_index_is_refused(tmp_path: Path) -> None:
+    layout = token_set(tmp_path, [clips_of(1, 4)])
+    cut(index_of(layout)[1])
+    with pytest.raises(IntegrityError, match=r"index-.*\.arrow"):
+        open_tokens(layout, "default")
+
+
+def test_an_altered_index_is_refused(tmp_path: Path) -> None:
+    layout = token_set(tmp_path, [clips_of(1, 4)])
+    _, path = index_of(layout)
+    data = bytearray(path.read_bytes())
+    for position in range(0, len(data), max(1, len(data) // 40)):
+        data[position] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(IntegrityError, match=path.name):
+            open_tokens(layout, "default")
+        data[position] ^= 1
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's own
+def test_stock_webdataset_reads_the_blocks(tmp_path: Path) -> None:
+    clips = clips_of(3, 5, num_codebooks=2)
+    layout = token_set(tmp_path, [clips])
+    (tar,) = (layout.root / "tokens" / "default").glob("*.tar")
+    samples = list(webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False))
+    assert [sample["__key__"] for sample in samples] == ["b000000", "b000001"]
+    for number, sample in enumerate(samples):
+        inside = clips[number * PER_BLOCK : (number + 1) * PER_BLOCK]
+        columns = {
+            name: np.load(io.BytesIO(sample[f"{name}.npy"]), allow_pickle=False)
+            for name in ("tokens", "lengths", "keys", "labels", "counts")
+        }
+        assert columns["keys"].tolist() == [clip.key.encode() for clip in inside]
+        assert columns["tokens"].dtype == np.uint16
+        expected = np.concatenate([clip.tokens_TQ for clip in inside])
+        np.testing.assert_array_equal(columns["tokens"], expected)
+        assert columns["lengths"].tolist() == [len(clip.tokens_TQ) for clip in inside]
+        assert columns["counts"].sum() == len(columns["labels"])
