@@ -23,6 +23,7 @@ from pydantic import (
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Split = Literal["train", "valid", "test"]
+FILES_PATTERN = r"^([^{}]|\{(set|prefix|id)\})*\{id\}([^{}]|\{(set|prefix|id)\})*$"
 NAME_PATTERN = r"^[0-9A-Za-z_-]+$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 MEMORY_PATTERN = r"^(auto|[0-9.]+ ?([kMGT]i?)?B)$"
@@ -40,7 +41,7 @@ class SegmentSet(Section):
     """One of AudioSet's segment lists and where its audio lies under the source's root."""
 
     segments: Path
-    files: Annotated[str, Field(pattern=r"\{id\}")] = "{set}/{prefix}/{id}.flac"
+    files: Annotated[str, Field(pattern=FILES_PATTERN)] = "{set}/{prefix}/{id}.flac"
     split: Split = "train"
 
 

@@ -40,7 +40,7 @@ def start(vectors_ND: VectorsTD, config: CodebookConfig) -> State:
     """
     if not np.isfinite(vectors_ND).all():
         raise InputError("the frames hold NaN or infinite values: the frame store is damaged")
-    distinct_ND = np.unique(_scaled(vectors_ND, config), axis=0)
+    distinct_ND = np.unique(_usable(vectors_ND, config), axis=0)
     if len(distinct_ND) < config.k:
         raise InputError(
             f"codebook.k={config.k}, but the drawn frames hold {len(distinct_ND)} distinct "
@@ -54,7 +54,7 @@ def train(
     state: State, vectors_ND: VectorsTD, config: CodebookConfig, device: str
 ) -> Iterator[State]:
     """Go on from `state`, yielding the state after every pass up to `config.passes`."""
-    vectors_ND = _scaled(vectors_ND, config)
+    vectors_ND = _usable(vectors_ND, config)
     for number in range(state.passes, config.passes):
         state = _one_pass(state, vectors_ND, config, device, number)
         yield state
@@ -75,6 +75,7 @@ def _one_pass(
         centroids_KD = _scaled(centroids_KD, config)
     dead_K = np.flatnonzero(counts_K == before_K)
     centroids_KD = _reseed(centroids_KD, dead_K, batch_BD, distances_B)
+    counts_K[dead_K] = 0  # what a moved centroid won elsewhere must not hold it back
     return State(centroids_KD, counts_K, number + 1)
 
 
@@ -151,6 +152,14 @@ def to_tensors(state: State) -> dict[str, npt.NDArray[np.generic]]:
         "counts": state.counts_K,
         "passes": np.array([state.passes], dtype=np.int64),
     }
+
+
+def _usable(vectors_ND: VectorsTD, config: CodebookConfig) -> VectorsTD:
+    """The vectors to learn from. A zero vector has no direction: under cosine it teaches nothing,
+    and as a centroid it would be no unit vector."""
+    if config.metric == "cosine":
+        vectors_ND = vectors_ND[np.any(vectors_ND != 0, axis=1)]
+    return _scaled(vectors_ND, config)
 
 
 def _scaled(vectors_ND: VectorsTD, config: CodebookConfig) -> VectorsTD:

@@ -6,6 +6,7 @@ used becomes a quarantine row with a reason; nothing that a clip contains ends t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections import Counter
@@ -41,6 +42,15 @@ from shards.tar import TarWriter
 STAGE = "shard"
 NAME = "default"
 FORMAT = 1
+# What a path itself can be to blame for; any other error, as EIO, fails the task.
+REFUSED_ERRNOS = {
+    errno.ENOENT: "missing",
+    errno.ENOTDIR: "missing",
+    errno.EISDIR: "missing",
+    errno.EACCES: "unreadable",
+    errno.ENAMETOOLONG: "missing",
+    errno.ELOOP: "missing",
+}
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ def _make_clip(
     row = {name: plan_row[name] for name in ("id", "labels", "set", "split", "fold")}
     row |= {"key": key, "source": plan_row["path"], "num_frames": 0}
     try:
-        clip = read_clip(task.source_root / plan_row["path"], task.audio, task.mel)
+        clip = read_clip(task.source_root, plan_row["path"], task.audio, task.mel)
     except ClipRefused as refusal:
         return row | {
             "status": QUARANTINED,
@@ -162,17 +172,18 @@ def _make_clip(
     }
 
 
-def read_clip(path: Path, audio: AudioConfig, mel: MelConfig) -> Clip:
-    """Decode one file into frames [T, M] float16 and what the audio tar holds of it.
+def read_clip(root: Path, path: str, audio: AudioConfig, mel: MelConfig) -> Clip:
+    """Decode one file below `root` into frames [T, M] float16 and what the audio tar holds.
 
-    Raises ClipRefused, with the reason `missing` where there is no such file.
+    Raises ClipRefused, with the reason `missing` where there is no such file. Refusals name the
+    path below the root only: a moved data set gives the same bytes.
     """
     try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise ClipRefused("missing", str(path)) from None
-    except PermissionError:
-        raise ClipRefused("unreadable", f"no permission to read {path}") from None
+        data = (root / path).read_bytes()
+    except OSError as error:
+        if error.errno not in REFUSED_ERRNOS:
+            raise
+        raise ClipRefused(REFUSED_ERRNOS[error.errno], f"{path}: {error.strerror}") from None
     decoded = decode(data, audio)
     frames_TM = log_mel(decoded.waveform_N, audio.sample_rate_hz, mel).astype(np.float16)
     if audio.store == "flac":
@@ -180,7 +191,7 @@ def read_clip(path: Path, audio: AudioConfig, mel: MelConfig) -> Clip:
             frames_TM, flac_bytes(decoded.waveform_N, audio.sample_rate_hz), "flac", decoded
         )
     if audio.store == "source":
-        return Clip(frames_TM, data, path.suffix.lstrip(".").lower() or "bin", decoded)
+        return Clip(frames_TM, data, Path(path).suffix.lstrip(".").lower() or "bin", decoded)
     return Clip(frames_TM, b"", "", decoded)
 
 

@@ -35,6 +35,8 @@ class Assigner:
         self._mean_D = self.centroids_KD.mean(axis=0, dtype=np.float64).astype(np.float32)
         centred_KD = self.centroids_KD - self._mean_D
         self._largest_norm = float(np.linalg.norm(centred_KD, axis=1).max())
+        squares_K = (self.centroids_KD.astype(np.float64) ** 2).sum(axis=1)
+        self._length_error = float(np.abs(squares_K - 1).max())
         self._index = _index(centred_KD, device)
 
     def nearest(
@@ -48,7 +50,12 @@ class Assigner:
         return indices_T1[:, 0], distances_T1[:, 0]
 
     def tokens(self, vectors_TD: VectorsTD) -> TokensT:
-        """Tokens [T] uint16 of vectors [T, D]: exact, lowest index on a tie."""
+        """Tokens [T] uint16 of vectors [T, D]: exact, lowest index on a tie.
+
+        Raises ValueError for NaN or infinite values.
+        """
+        if not np.isfinite(vectors_TD).all():
+            raise ValueError("vectors to tokenise hold NaN or infinite values")
         parts = [
             self._exact(vectors_TD[start : start + ROWS_AT_A_TIME])
             for start in range(0, len(vectors_TD), ROWS_AT_A_TIME)
@@ -88,6 +95,8 @@ class Assigner:
         """
         norms_T = np.linalg.norm(prepared_TD, axis=1) + self._largest_norm
         bound_T = (prepared_TD.shape[1] + 16) * UNIT_ROUNDOFF * norms_T**2
+        if self.metric == "cosine":  # vectors and centroids are of unit length but for rounding
+            bound_T += self._length_error + 16 * UNIT_ROUNDOFF * norms_T
         return np.asarray(bound_T, dtype=np.float32)
 
     def _decide(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -56,25 +58,33 @@ def read_segments(path: Path) -> Iterator[Segment]:
         for number, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
             if not row or row[0].startswith("#"):
                 continue
-            try:
-                clip_id, start_s, end_s, mids = row
-                yield Segment(clip_id, float(end_s) - float(start_s), tuple(mids.split(",")))
-            except ValueError:
-                raise InputError(
-                    f'{path}, line {number}: expected `YTID, start, end, "mid,mid"`, not {row}'
-                ) from None
+            yield _segment(path, number, row)
+
+
+def _segment(path: Path, number: int, row: list[str]) -> Segment:
+    try:
+        clip_id, start_s, end_s, mids = row
+        duration_s = float(end_s) - float(start_s)
+        if not 0 < duration_s < math.inf:
+            raise ValueError("no duration")
+    except ValueError:
+        raise InputError(
+            f'{path}, line {number}: expected `YTID, start, end, "mid,mid"`, not {row}'
+        ) from None
+    return Segment(clip_id, duration_s, tuple(mids.split(",")))
 
 
 def _read_set(name: str, part: SegmentSet, index_of: Mapping[str, int]) -> pa.Table:
     segments = list(read_segments(part.segments))
-    try:
-        labels = [[index_of[mid] for mid in segment.mids] for segment in segments]
-    except KeyError as error:
-        raise InputError(f"{part.segments}: label {error} is not in the class list") from None
+    for segment in segments:
+        for mid in segment.mids:
+            if mid not in index_of:
+                where = f"{part.segments}: {segment.id}"
+                raise InputError(f"{where}: label {mid!r} is not in the class list")
     columns = {
         "id": [segment.id for segment in segments],
         "path": [_path(name, part, segment.id) for segment in segments],
-        "labels": labels,
+        "labels": [[index_of[mid] for mid in segment.mids] for segment in segments],
         "set": [name] * len(segments),
         "split": [part.split] * len(segments),
         "fold": [0] * len(segments),
@@ -95,9 +105,14 @@ def _check_ontology(path: Path, classes: list[ClassName]) -> None:
         raise InputError(f"{path}: {len(strangers)} classes are not in it, first {strangers[0]}")
 
 
-def _open(path: Path) -> TextIO:
+@contextmanager
+def _open(path: Path) -> Iterator[TextIO]:
+    """A list, opened for reading; what cannot be read or is no UTF-8 is an InputError."""
     try:
-        return path.open(encoding="utf-8", newline="")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no UTF-8 text") from None
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror}; the lists are published at AudioSet's site"

@@ -24,7 +24,20 @@ HOW_TO_GET_IT = (
 
 def read(source: EscSource) -> Catalogue:
     """All clips of the list, with their folds; classes in the order of their target numbers."""
-    rows, audio = _rows(source)
+    path, audio = _list(source.root)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if source.only_esc10 and rows and "esc10" in rows[0]:
+        rows = [row for row in rows if row["esc10"] == "True"]
+    try:
+        return _catalogue(rows, audio)
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: needs filename,fold,target,category in every row: {error!r}"
+        ) from None
+
+
+def _catalogue(rows: list[dict[str, str]], audio: str) -> Catalogue:
     targets = sorted({(int(row["target"]), row["category"]) for row in rows})
     index_of = {target: index for index, (target, _) in enumerate(targets)}
     columns = {
@@ -40,16 +53,11 @@ def read(source: EscSource) -> Catalogue:
     return Catalogue(pa.table(columns, schema=CLIP_SCHEMA), classes, "multiclass")
 
 
-def _rows(source: EscSource) -> tuple[list[dict[str, str]], str]:
-    """The rows of whichever list the root holds, and the directory that its names start from."""
+def _list(root: Path) -> tuple[Path, str]:
+    """Whichever list the root holds, and the directory that its names start from."""
     for name, audio in (("esc10.csv", ""), ("meta/esc50.csv", "audio/")):
-        path = source.root / name
-        if path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-            if source.only_esc10 and rows and "esc10" in rows[0]:
-                rows = [row for row in rows if row["esc10"] == "True"]
-            return rows, audio
+        if (root / name).is_file():
+            return root / name, audio
     raise InputError(
-        f"source.root: {source.root} holds neither meta/esc50.csv nor esc10.csv. {HOW_TO_GET_IT}"
+        f"source.root: {root} holds neither meta/esc50.csv nor esc10.csv. {HOW_TO_GET_IT}"
     )

@@ -1,0 +1,55 @@
+"""What the pipeline's tests share: one tokenised run, its frames, and real audio if it is here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from configs.schema import Config
+from pipeline.verbs import run_verb
+from shards.frames import read_shard_frames
+from shards.layout import Layout
+from shards.seal import open_seal
+from tests.conftest import tiny_tree
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def tokenized(made_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The config of a run that went through all stages of the pipeline: only read from it."""
+    run = tmp_path_factory.mktemp("tokenized") / "run"
+    config = Config.model_validate(tiny_tree(made_clips, run))
+    assert run_verb(config, "all") == 0
+    return config
+
+
+@pytest.fixture(scope="session")
+def frames(tokenized: Config) -> npt.NDArray[np.float32]:
+    """All frames of the made clips as they are stored, [4160, 64] dB: many are alike."""
+    layout = Layout(tokenized.run)
+    records = open_seal(layout, "shard", "default").records
+    stored = np.concatenate([read_shard_frames(layout, record) for record in records])
+    return stored.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def esc10() -> Path:
+    """The directory of ESC-10's audio and list; skips where it is not beside the checkout."""
+    return _shared("esc10")
+
+
+@pytest.fixture(scope="session")
+def audioset_lists() -> Path:
+    """The directory of AudioSet's own lists; skips where it is not beside the checkout."""
+    return _shared("audioset")
+
+
+def _shared(name: str) -> Path:
+    path = REPOSITORY.parent / "shared" / "data" / name
+    if not path.is_dir():
+        pytest.skip(f"{path} is not on this machine")
+    return path

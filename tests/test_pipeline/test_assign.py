@@ -1,0 +1,215 @@
+"""Tokens: always the lowest-numbered nearest centroid by float64, whatever found it first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from configs.errors import AudiolexError
+from configs.schema import CodebookConfig
+from pipeline.audio.assign import Assigner, choose_device, unit
+from pipeline.kmeans import start
+
+ROOT = Path(__file__).parents[2]
+METRICS = ["l2", "cosine"]
+with_metrics = pytest.mark.parametrize("metric", METRICS)
+
+
+def reference(vectors_TD: npt.NDArray, centroids_KD: npt.NDArray, metric: str) -> npt.NDArray:
+    """What a token means: float64 costs summed over d = 0, 1, 2 ..., the first of the least."""
+    cost_TK = np.zeros((len(vectors_TD), len(centroids_KD)))
+    for d in range(centroids_KD.shape[1]):
+        x_T1 = vectors_TD[:, d, None].astype(np.float64)
+        c_1K = centroids_KD[None, :, d].astype(np.float64)
+        cost_TK += -x_T1 * c_1K if metric == "cosine" else (x_T1 - c_1K) ** 2
+    return cost_TK.argmin(axis=1)
+
+
+def assert_exact(vectors_TD: npt.NDArray, centroids_KD: npt.NDArray, metric: str) -> None:
+    tokens_T = Assigner(centroids_KD, metric).tokens(vectors_TD)
+    assert tokens_T.dtype == np.uint16
+    wrong = np.flatnonzero(tokens_T != reference(vectors_TD, centroids_KD, metric))
+    assert len(wrong) == 0, f"{len(wrong)} of {len(vectors_TD)} tokens, first at row {wrong[0]}"
+
+
+def drawn(frames: npt.NDArray, k: int, metric: str) -> npt.NDArray:
+    """Centroids as training starts from: frames, so that some distances are exactly 0."""
+    return start(frames, CodebookConfig(k=k, metric=metric)).centroids_KD
+
+
+def random_centroids(k: int, metric: str, seed: int = 0) -> npt.NDArray:
+    steps_KD = np.random.default_rng(seed).normal(size=(k, 64))
+    centroids_KD = (steps_KD.cumsum(axis=1) * 5 - 40).astype(np.float32)
+    return unit(centroids_KD) if metric == "cosine" else centroids_KD
+
+
+@with_metrics
+@pytest.mark.parametrize("k", [2, 50, 500])
+def test_tokens_of_stored_frames_are_exact(frames: npt.NDArray, k: int, metric: str) -> None:
+    assert_exact(frames, drawn(frames, k, metric), metric)
+
+
+@with_metrics
+@pytest.mark.parametrize("k", [2, 3, 4, 5, 50, 500])
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-6, 1e-5])
+def test_midpoints_of_two_centroids_are_decided_exactly(k: int, metric: str, noise: float) -> None:
+    random = np.random.default_rng(1)
+    centroids_KD = random_centroids(k, metric)
+    one_TD, other_TD = centroids_KD[random.integers(0, k, (2, 400))].astype(np.float64)
+    middle_TD = (one_TD + other_TD) / 2
+    middle_TD += random.normal(size=middle_TD.shape) * noise * np.abs(middle_TD).max()
+    if metric == "cosine":
+        middle_TD *= random.uniform(0.1, 100, (400, 1))
+    assert_exact(middle_TD.astype(np.float32), centroids_KD, metric)
+
+
+@with_metrics
+@pytest.mark.parametrize("spread", [1e-1, 1e-2, 1e-3])
+def test_a_tight_cluster_far_from_the_origin_is_decided_exactly(metric: str, spread: float) -> None:
+    """Rounding grows with the vectors' length, what decides with their distances."""
+    random = np.random.default_rng(0)
+    base_D = random.uniform(0.2, 1, 64)
+    centroids_KD = (base_D + spread * random.normal(size=(50, 64))).astype(np.float32)
+    vectors_TD = (base_D + spread * random.normal(size=(4_000, 64))).astype(np.float32)
+    centroids_KD = unit(centroids_KD) if metric == "cosine" else centroids_KD
+    assert_exact(vectors_TD, centroids_KD, metric)
+
+
+@with_metrics
+@pytest.mark.parametrize("offset", [0, -40, 1_000])
+@settings(deadline=None, max_examples=60)
+@given(k=st.integers(2, 12), width=st.integers(1, 6), seed=st.integers(0, 2**32))
+def test_a_coarse_grid_full_of_ties_is_exact(
+    metric: str, offset: int, k: int, width: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    centroids_KD = (random.integers(-2, 3, (k, width)) + offset).astype(np.float32)
+    vectors_TD = (random.integers(-4, 5, (40, width)) / 2 + offset).astype(np.float32)
+    if metric == "cosine":
+        centroids_KD = unit(centroids_KD[np.any(centroids_KD, axis=1)])
+    assume(len(centroids_KD) >= 2)
+    assert_exact(vectors_TD, centroids_KD, metric)
+
+
+@with_metrics
+@pytest.mark.parametrize("copies", [2, 5, 20])
+def test_of_equal_centroids_the_first_is_the_token(metric: str, copies: int) -> None:
+    once_KD = random_centroids(10, metric)
+    centroids_KD = np.concatenate([once_KD] * copies)
+    vectors_TD = np.concatenate([once_KD, random_centroids(300, "l2", seed=1)])
+    assert_exact(vectors_TD, centroids_KD, metric)
+    assert Assigner(centroids_KD, metric).tokens(vectors_TD).max() < 10
+
+
+def test_a_zero_vector_ties_under_cosine_and_is_nearest_to_the_shortest_under_l2() -> None:
+    zeros_TD = np.zeros((3, 64), dtype=np.float32)
+    assert Assigner(random_centroids(50, "cosine"), "cosine").tokens(zeros_TD).tolist() == [0] * 3
+    centroids_KD = random_centroids(50, "l2")
+    shortest = int(np.linalg.norm(centroids_KD.astype(np.float64), axis=1).argmin())
+    assert Assigner(centroids_KD, "l2").tokens(zeros_TD).tolist() == [shortest] * 3
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-10, 1.0, 1e15])
+def test_under_cosine_the_length_of_a_vector_does_not_matter(scale: float) -> None:
+    vectors_TD = (np.random.default_rng(0).normal(size=(100, 64)) * scale).astype(np.float32)
+    assert_exact(vectors_TD, random_centroids(50, "cosine"), "cosine")
+
+
+@with_metrics
+def test_a_clip_alone_has_the_tokens_it_has_in_a_batch(frames: npt.NDArray, metric: str) -> None:
+    assigner = Assigner(drawn(frames, 100, metric), metric)
+    together_T = assigner.tokens(frames)
+    cuts = np.sort(np.random.default_rng(0).integers(0, len(frames), 40))
+    alone = [assigner.tokens(part_TD) for part_TD in np.split(frames, cuts)]
+    assert (np.concatenate(alone) == together_T).all()
+    assert [assigner.tokens(frames[row : row + 1])[0] for row in range(50)] == together_T[
+        :50
+    ].tolist()
+
+
+def test_more_rows_than_are_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.audio.assign.ROWS_AT_A_TIME", 64)
+    monkeypatch.setattr("pipeline.audio.assign.RESCORE_CELLS", 500)
+    centroids_KD = np.concatenate([random_centroids(10, "l2")] * 6)
+    assert_exact(random_centroids(300, "l2", seed=1), centroids_KD, "l2")
+
+
+def test_no_frames_give_no_tokens() -> None:
+    tokens_T = Assigner(random_centroids(5, "l2"), "l2").tokens(np.empty((0, 64), np.float32))
+    assert (tokens_T.shape, tokens_T.dtype) == ((0,), np.uint16)
+
+
+def test_the_highest_token_fits() -> None:
+    centroids_KD = np.arange(65_536, dtype=np.float32)[:, None]
+    tokens_T = Assigner(centroids_KD, "l2").tokens(np.float32([[0], [65_535], [70_000]]))
+    assert tokens_T.tolist() == [0, 65_535, 65_535]
+
+
+@with_metrics
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vector_that_is_no_number_gets_no_token(metric: str, value: float) -> None:
+    """faiss finds -1 for it, which would become 65,535 and be no token at all."""
+    vectors_TD = random_centroids(3, "l2")
+    vectors_TD[1, 7] = value
+    with np.errstate(all="ignore"), pytest.raises((ValueError, AudiolexError)):
+        Assigner(random_centroids(50, metric), metric).tokens(vectors_TD)
+
+
+@with_metrics
+def test_nearest_gives_squared_distances(metric: str) -> None:
+    centroids_KD, vectors_TD = random_centroids(50, metric), random_centroids(200, "l2", seed=1)
+    found_T, distances_T = Assigner(centroids_KD, metric).nearest(vectors_TD)
+    compared_TD = unit(vectors_TD) if metric == "cosine" else vectors_TD
+    gaps_TD = compared_TD.astype(np.float64) - centroids_KD[found_T]
+    assert np.allclose(distances_T, (gaps_TD**2).sum(axis=1), rtol=1e-3, atol=1e-5)
+
+
+def test_unit_vectors_have_length_1_and_zero_stays_zero() -> None:
+    vectors_TD = np.array([[3, 4], [0, 0], [1e-30, 0]], dtype=np.float32)
+    assert unit(vectors_TD)[:2].tolist() == [[np.float32(0.6), np.float32(0.8)], [0, 0]]
+    assert unit(vectors_TD).dtype == np.float32
+
+
+def test_a_device_that_is_asked_for_is_taken() -> None:
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("cuda") == "cuda"
+    assert choose_device("auto") in {"cpu", "cuda"}
+
+
+SCRIPT = """
+import hashlib, numpy as np
+from pipeline.audio.assign import Assigner, unit
+random = np.random.default_rng(5)
+centroids = (random.normal(size=(300, 64)).cumsum(axis=1) * 5 - 40).astype(np.float32)
+one, other = centroids[random.integers(0, 300, (2, 3000))]
+vectors = np.concatenate([(one + other) / 2, random.normal(size=(3000, 64)).cumsum(axis=1) * 5])
+for metric in ("l2", "cosine"):
+    scaled = unit(centroids) if metric == "cosine" else centroids
+    tokens = Assigner(scaled, metric).tokens(vectors.astype(np.float32))
+    print(hashlib.sha256(tokens.tobytes()).hexdigest())
+"""
+
+
+def test_the_kernel_of_the_blas_does_not_decide_tokens() -> None:
+    plain = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    kernels = [{}, {"OPENBLAS_CORETYPE": "Haswell"}, {"OPENBLAS_CORETYPE": "Nehalem"}]
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env={**plain, **kernel, "PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for kernel in kernels
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop().split()) == 2

@@ -1,0 +1,452 @@
+"""The shard stage: every clip ends once, and what is stored of it lines up."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+import soundfile
+
+from configs.errors import InputError, RecipeMismatch, RunLocked
+from configs.load import merge
+from configs.schema import AudioConfig, Config, MelConfig
+from pipeline import status
+from pipeline.audio.decode import ClipRefused, decode
+from pipeline.audio.mel import log_mel
+from pipeline.shard import read_clip
+from pipeline.verbs import run_verb
+from shards.frames import read_shard_frames
+from shards.index import decoded, read_index
+from shards.layout import Layout
+from shards.seal import Seal, open_seal
+from tests.conftest import NUM_CLIPS, MakeConfig, tiny_tree
+
+MAX_CLIP_S = 2.0
+
+
+def wav(samples: npt.NDArray, subtype: str = "FLOAT", rate_hz: int = 22_050) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate_hz, format="WAV", subtype=subtype)
+    return buffer.getvalue()
+
+
+def noise(num_samples: int) -> npt.NDArray:
+    return np.random.default_rng(0).uniform(-0.5, 0.5, num_samples)
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def make_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def writes(data: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(data) and None
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1_000])
+
+
+FAULTS: list[tuple[str, Callable[[Path], None]]] = [
+    ("missing", delete),
+    ("missing", make_directory),
+    ("empty", writes(b"")),
+    ("unreadable", truncate),
+    ("unreadable", writes(b"<!DOCTYPE html><html><body>404 Not Found</body></html>")),
+    ("silent", writes(wav(np.zeros(22_050)))),
+    ("not_finite", writes(wav(np.where(np.arange(22_050) == 99, np.nan, 0.1)))),
+    ("too_short", writes(wav(noise(300)))),
+    ("too_long", writes(wav(noise(3 * 22_050)))),
+]
+
+
+def plant(clips: Path) -> dict[str, str]:
+    """Spoil one clip for each fault; returns the reason that each should be refused for."""
+    rows = (clips / "train_segments.csv").read_text(encoding="utf-8").splitlines()[3:]
+    ids = [row.split(",")[0] for row in rows[::5]]
+    reasons = {}
+    for clip_id, (reason, spoil) in zip(ids, FAULTS, strict=False):
+        spoil(clips / "audio" / f"{clip_id}.flac")
+        reasons[clip_id] = reason
+    assert len(reasons) == len(FAULTS)
+    return reasons
+
+
+def config_of(clips: Path, run: Path, **over: Any) -> Config:
+    audio = {"audio": {"max_clip_s": MAX_CLIP_S}}
+    return Config.model_validate(merge(merge(tiny_tree(clips, run), audio), over))
+
+
+@pytest.fixture(scope="module")
+def spoiled(made_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A copy of the made clips with broken files, and their reasons."""
+    clips = tmp_path_factory.mktemp("spoiled") / "clips"
+    shutil.copytree(made_clips, clips)
+    return clips, plant(clips)
+
+
+@pytest.fixture(scope="module")
+def spoiled_run(spoiled: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = config_of(spoiled[0], tmp_path_factory.mktemp("run") / "run")
+    assert run_verb(config, "shard") == 3
+    return config
+
+
+def seal_of(config: Config) -> Seal:
+    return open_seal(Layout(config.run), "shard", "default")
+
+
+def index_of(config: Config) -> list[dict[str, Any]]:
+    seal = seal_of(config)
+    parts = [read_index(seal.layout.root / r.file("index/").path) for r in seal.records]
+    return pa.concat_tables(parts).to_pylist()
+
+
+def stored_clips(config: Config) -> Iterator[tuple[dict[str, Any], npt.NDArray, dict[str, bytes]]]:
+    """Every decoded clip: its index row, its frames, and its tar members by suffix."""
+    seal = seal_of(config)
+    for record in seal.records:
+        frames_TM = read_shard_frames(seal.layout, record)
+        members = {}
+        for file in (file for file in record.files if file.path.startswith("audio/")):
+            with tarfile.open(seal.layout.root / file.path) as tar:
+                members = {info.name: tar.extractfile(info).read() for info in tar}
+        rows = decoded(read_index(seal.layout.root / record.file("index/").path)).to_pylist()
+        for row in rows:
+            own = {n.split(".")[1]: d for n, d in members.items() if n.split(".")[0] == row["key"]}
+            end = row["row_start"] + row["num_frames"]
+            yield row, frames_TM[row["row_start"] : end], own
+        assert len(frames_TM) == sum(row["num_frames"] for row in rows)
+        assert list(members) in ([], tar_names(rows))
+
+
+def tar_names(rows: list[dict[str, Any]]) -> list[str]:
+    return [f"{row['key']}.{suffix}" for row in rows for suffix in ("flac", "json")]
+
+
+def stamps(run: Path) -> dict[Path, tuple[int, int]]:
+    """What a file is and when it changed, but for the log, the lock and the last config."""
+    changing = {"events.jsonl", "pipeline.lock", "config.yaml"}
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in run.rglob("*")
+        if path.is_file() and path.name not in changing
+    }
+
+
+def names(run: Path) -> set[str]:
+    """Names of all files made; data files carry their hashes in them."""
+    return {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+
+
+# --- the account of clips --------------------------------------------------------------------
+
+
+def test_every_clip_ends_once_with_the_right_reason(
+    spoiled: tuple[Path, dict], spoiled_run: Config
+) -> None:
+    rows = {row["id"]: row for row in index_of(spoiled_run)}
+    assert len(rows) == len(index_of(spoiled_run)) == NUM_CLIPS
+    assert {i: row["reason"] for i, row in rows.items() if row["status"] != "ok"} == spoiled[1]
+    for row in rows.values():
+        is_ok = row["status"] == "ok"
+        assert (
+            is_ok == (row["num_frames"] > 0) == (row["reason"] is None) == (row["detail"] is None)
+        )
+        assert is_ok == (row["decoder"] is not None) == (row["row_start"] is not None)
+
+
+def test_counts_add_up(spoiled: tuple[Path, dict], spoiled_run: Config) -> None:
+    seal = seal_of(spoiled_run)
+    assert seal.total("clips") == seal.total("ok") + seal.total("quarantined") == NUM_CLIPS
+    assert seal.total("quarantined") == len(FAULTS)
+    assert seal.total("frames") == sum(row["num_frames"] for row in index_of(spoiled_run))
+    counted: Counter[str] = Counter()
+    for record in seal.records:
+        counted.update(record.detail["reasons"])
+    assert counted == Counter(spoiled[1].values())
+
+
+def test_the_exit_code_follows_the_threshold(
+    spoiled: tuple[Path, dict], spoiled_run: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share = len(FAULTS) / NUM_CLIPS
+    for max_share, code in ((share - 0.001, 3), (share, 0), (0.5, 0), (0, 3)):
+        over = {"quarantine": {"max_share": max_share}}
+        assert run_verb(config_of(spoiled[0], spoiled_run.run, **over), "shard") == code
+        printed = capsys.readouterr().out
+        assert ("9 of 64 clips (14.1%) are in quarantine" in printed) == (code == 3)
+
+
+def test_status_prints_every_reason_with_an_example(
+    spoiled: tuple[Path, dict], spoiled_run: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status.run(spoiled_run) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "shard: 8 of 8 committed, sealed" in lines[1]
+    for reason, count in Counter(spoiled[1].values()).items():
+        (line,) = [line for line in lines if f"quarantine: {count} {reason} (as " in line]
+        assert any(i in line for i, why in spoiled[1].items() if why == reason)
+    assert "0 of 1 committed" in "\n".join(lines)
+
+
+def test_status_of_a_run_that_is_not_begun(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config()
+    assert status.run(config) == 0
+    assert "nothing made yet" in capsys.readouterr().out
+    assert not config.run.exists()
+
+
+def test_the_bytes_of_a_quarantine_do_not_depend_on_the_run(
+    spoiled: tuple[Path, dict], spoiled_run: Config, tmp_path: Path
+) -> None:
+    assert run_verb(config_of(spoiled[0], tmp_path / "run"), "shard") == 3
+    assert names(tmp_path / "run") == names(spoiled_run.run)
+
+
+def test_the_bytes_of_a_quarantine_do_not_depend_on_where_the_audio_lies(
+    spoiled: tuple[Path, dict], tmp_path: Path
+) -> None:
+    """The recipe leaves the root out, so a run goes on after its audio has moved."""
+    runs = []
+    for name in ("here", "there"):
+        clips = tmp_path / name
+        shutil.copytree(spoiled[0], clips)
+        for reason in ("unreadable", "silent", "not_finite", "empty"):
+            for clip_id in (i for i, why in spoiled[1].items() if why == reason):
+                (clips / "audio" / f"{clip_id}.flac").unlink()
+        source = {"source": {"root": str(clips)}}
+        config = config_of(spoiled[0], tmp_path / f"run-{name}", **source)
+        assert run_verb(config, "shard") == 3
+        runs.append(names(config.run))
+    assert runs[0] == runs[1]
+
+
+def test_a_shard_of_nothing_but_missing_clips_is_a_shard(made_clips: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(made_clips, clips)
+    first = config_of(clips, tmp_path / "whole")
+    assert run_verb(first, "shard") == 0
+    seal = seal_of(first)
+    for row in read_index(seal.layout.root / seal.records[3].file("index/").path).to_pylist():
+        (clips / row["source"]).unlink()
+    config = config_of(clips, tmp_path / "run", quarantine={"max_share": 0.2})
+    assert run_verb(config, "all") == 0
+    record = seal_of(config).records[3]
+    assert record.counts == {"clips": 8, "ok": 0, "quarantined": 8, "frames": 0}
+    tokens = open_seal(Layout(config.run), "tokenize", "default")
+    assert [record.counts["clips"] for record in tokens.records] == [8, 8, 8, 0, 8, 8, 8, 8]
+
+
+def test_all_goes_on_past_a_full_quarantine_and_says_so_at_the_end(
+    spoiled: tuple[Path, dict], spoiled_run: Config
+) -> None:
+    assert run_verb(spoiled_run, "all") == 3
+    tokens = open_seal(Layout(spoiled_run.run), "tokenize", "default")
+    assert tokens.total("clips") == NUM_CLIPS - len(FAULTS)
+
+
+# --- one clip --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["absent.flac", ".", "file.txt/below.flac"])
+def test_a_clip_that_is_no_file_is_missing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file.txt").write_text("text")
+    with pytest.raises(ClipRefused) as caught:
+        read_clip(tmp_path, name, AudioConfig(), MelConfig())
+    assert caught.value.reason == "missing"
+    assert name.strip(".") in caught.value.detail
+
+
+def test_a_name_that_the_file_system_refuses_costs_its_clip_only(tmp_path: Path) -> None:
+    with pytest.raises(ClipRefused):
+        read_clip(tmp_path, f"{'x' * 300}.flac", AudioConfig(), MelConfig())
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("level", [1e17, 1e30, 2e38])
+def test_a_clip_far_too_loud_is_refused_or_has_finite_frames(tmp_path: Path, level: float) -> None:
+    """One infinite frame would end the codebook stage of the whole run."""
+    path = tmp_path / "loud.wav"
+    path.write_bytes(wav(np.stack([level * noise(22_050)] * 2, axis=1)))
+    try:
+        clip = read_clip(tmp_path, path.name, AudioConfig(), MelConfig())
+    except ClipRefused:
+        return
+    assert np.isfinite(clip.frames_TM).all()
+
+
+# --- what is stored --------------------------------------------------------------------------
+
+
+def test_frames_of_a_row_are_those_of_its_source(
+    spoiled: tuple[Path, dict], spoiled_run: Config
+) -> None:
+    rows = list(stored_clips(spoiled_run))
+    assert len(rows) == NUM_CLIPS - len(FAULTS)
+    for row, frames_TM, _ in rows:
+        source = decode((spoiled[0] / row["source"]).read_bytes(), spoiled_run.audio)
+        exact_TM = log_mel(source.waveform_N, 22_050, spoiled_run.mel)
+        assert (frames_TM == exact_TM.astype(np.float16)).all()
+        assert (row["source_rate_hz"], row["source_samples"]) == (32_000, 48_000)
+
+
+def test_the_tar_holds_the_audio_that_was_framed(
+    spoiled: tuple[Path, dict], spoiled_run: Config
+) -> None:
+    """But for the noise of 16 bits, which is far below what is compared, and clipped peaks."""
+    for row, frames_TM, members in stored_clips(spoiled_run):
+        source = decode((spoiled[0] / row["source"]).read_bytes(), spoiled_run.audio)
+        stored = decode(members["flac"], spoiled_run.audio)
+        assert np.abs(stored.waveform_N - source.waveform_N.clip(-1, 1)).max() < 2.0**-14
+        again_TM = log_mel(stored.waveform_N, 22_050, spoiled_run.mel)
+        difference_TM = np.abs(frames_TM - again_TM)[frames_TM > -30]
+        assert difference_TM.mean() < 0.03
+        if np.abs(source.waveform_N).max() <= 1:
+            assert difference_TM.max() < 0.3
+
+
+def test_the_json_beside_the_audio_describes_it(tokenized: Config) -> None:
+    for row, _, members in stored_clips(tokenized):
+        described = json.loads(members["json"])
+        assert described == {
+            **{name: row[name] for name in ("id", "labels", "set", "split", "fold")},
+            "sample_rate_hz": 22_050,
+            "num_samples": soundfile.info(io.BytesIO(members["flac"])).frames,
+        }
+
+
+def test_rows_are_those_of_the_plan_in_its_order(tokenized: Config) -> None:
+    from shards import plan
+
+    frozen = plan.load(Layout(tokenized.run))
+    assert [row["id"] for row in index_of(tokenized)] == frozen.column("id").to_pylist()
+    assert [row["labels"] for row in index_of(tokenized)] == frozen.column("labels").to_pylist()
+
+
+@pytest.mark.parametrize("store", ["source", "none"])
+def test_other_stores_keep_the_same_frames(
+    made_clips: Path, tokenized: Config, tmp_path: Path, store: str
+) -> None:
+    config = config_of(made_clips, tmp_path / "run", audio={"store": store})
+    assert run_verb(config, "shard") == 0
+    pairs = zip(stored_clips(config), stored_clips(tokenized), strict=True)
+    for (row, frames_TM, members), (other, other_TM, _) in pairs:
+        assert row == other
+        assert frames_TM.tobytes() == other_TM.tobytes()
+        if store == "none":
+            assert members == {}
+        else:
+            assert members["flac"] == (made_clips / row["source"]).read_bytes()
+    assert (config.run / "audio").exists() == (store == "source")
+
+
+# --- again, otherwise, at once ---------------------------------------------------------------
+
+
+def test_a_second_run_changes_no_file(
+    spoiled: tuple[Path, dict], spoiled_run: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = stamps(spoiled_run.run)
+    settings = (spoiled_run.run / "config.yaml").read_bytes()
+    assert run_verb(spoiled_run, "shard") == 3
+    assert "all 8 shards are committed, nothing to do" in capsys.readouterr().out
+    assert stamps(spoiled_run.run) == before
+    assert (spoiled_run.run / "config.yaml").read_bytes() == settings
+
+
+def test_a_finished_run_needs_no_audio(made_clips: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(made_clips, clips)
+    config = config_of(clips, tmp_path / "run")
+    assert run_verb(config, "shard") == 0
+    shutil.rmtree(clips)
+    assert run_verb(config, "shard") == 0
+
+
+def test_a_shard_that_is_lost_is_made_again_as_it_was(made_clips: Path, tmp_path: Path) -> None:
+    config = config_of(made_clips, tmp_path / "run")
+    assert run_verb(config, "shard") == 0
+    before, names_before = stamps(config.run), names(config.run)
+    lost = Layout(config.run).commits("shard", "default") / "000005.json"
+    lost.unlink()
+    assert run_verb(config, "shard") == 0
+    assert names(config.run) == names_before
+    changed = {path for path, stamp in stamps(config.run).items() if before[path] != stamp}
+    assert lost in changed
+    assert all("000005" in path.as_posix() for path in changed)
+
+
+@pytest.mark.parametrize(
+    ("over", "line"),
+    [
+        ({"mel": {"n_mels": 32}}, "mel.n_mels: 64 there, 32 now"),
+        ({"mel": {"f_max_hz": 8_000}}, "mel.f_max_hz: null there, 8000.0 now"),
+        ({"audio": {"store": "none"}}, 'audio.store: "flac" there, "none" now'),
+        ({"audio": {"max_clip_s": 9}}, "audio.max_clip_s: 60.0 there, 9.0 now"),
+        ({"shards": {"clips_per_shard": 4}}, "shards.clips_per_shard: 1024 there, 4 now"),
+        ({"source": {"sets": {"eval": {"split": "valid"}}}}, "source.sets.eval.split"),
+    ],
+)
+def test_another_config_is_refused_by_its_keys(
+    tokenized: Config, over: dict[str, Any], line: str
+) -> None:
+    before = stamps(tokenized.run)
+    settings = (tokenized.run / "config.yaml").read_bytes()
+    tree = merge(tokenized.model_dump(mode="json"), over)
+    with pytest.raises(RecipeMismatch) as caught:
+        run_verb(Config.model_validate(tree), "shard")
+    assert f"  {line}" in str(caught.value)
+    assert str(tokenized.run) in str(caught.value)
+    assert stamps(tokenized.run) == before
+    assert (tokenized.run / "config.yaml").read_bytes() == settings
+
+
+def test_audio_that_is_not_there_is_an_input_error(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"source\.root: .*nowhere is no directory"):
+        run_verb(make_config(source={"root": str(tmp_path / "nowhere")}), "shard")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from shards.lock import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_that_another_process_holds_is_refused(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config()
+    command = [sys.executable, "-c", HOLD, str(Layout(config.run).lock)]
+    root = str(Path(__file__).parents[2])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": root}
+    with subprocess.Popen(command, **pipes) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunLocked, match=f"pid {holder.pid} on .* is at work here"):
+            run_verb(config, "shard")
+        assert not Layout(config.run).plan_json.exists()
+        holder.stdin.close()
+        holder.wait(timeout=20)
+    assert run_verb(config, "shard") == 0
