@@ -63,6 +63,8 @@ def run_shards(
     if waiting:
         _run_waiting(client(), title, function, waiting)
     records = [record for record in map(log.record, range(len(tasks))) if record is not None]
+    if len({record.fingerprint for record in records}) > 1:
+        raise StageFailed(f"{title}: {log.directory} holds records of two recipes: delete it")
     if len(records) < len(tasks):
         raise StageFailed(f"{title}: {len(tasks) - len(records)} shards were never made; run again")
     return records

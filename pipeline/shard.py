@@ -102,7 +102,7 @@ def frozen_plan(config: Config, layout: Layout) -> Plan:
         "source": config.source.model_dump(mode="json", exclude={"root"}),
         "shards": config.shards.model_dump(mode="json"),
     }
-    if layout.plan_json.exists():
+    if layout.plan_json.exists() and StageLog(layout, STAGE, NAME).committed():
         plans.check_recipe(layout, asked)
         return plans.load(layout)
     return plans.freeze(layout, read_source(config.source), asked, config.shards)

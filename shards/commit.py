@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from configs.errors import DifferentBytes, IntegrityError, RecipeMismatch
-from shards.atomic import Attempt, create_whole, sha256_file
+from shards.atomic import Attempt, create_whole, sha256_file, write_whole
 from shards.layout import Layout
 
 RECIPE_NAME = "recipe.json"
+CURE = (
+    "Ask for the old settings again, or give another run=DIR (codebooks and what follows them: "
+    "another codebook.name=NAME keeps the decoded frames; models: another name under models)."
+)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -113,18 +117,30 @@ class StageLog:
         return self.directory / f"{shard:06d}.json"
 
     def open(self, recipe: Mapping[str, Any]) -> str:
-        """The stage's fingerprint. The first recipe stands; raises RecipeMismatch for another."""
-        path = self.directory / RECIPE_NAME
-        if not create_whole(self._partial, path, canonical_json(recipe)):
-            try:
-                stored = json.loads(path.read_bytes())
-            except ValueError:
-                raise IntegrityError(f"{path} is damaged: restore or delete the run") from None
-            self._compare(stored, json.loads(canonical_json(recipe)))
+        """Bind the stage to a recipe; returns its fingerprint.
+
+        The first recipe under which something was committed stands: raises RecipeMismatch for
+        another. One under which nothing was made yet, as after a refused k, gives way.
+        """
+        path, data = self.directory / RECIPE_NAME, canonical_json(recipe)
+        if not create_whole(self._partial, path, data):
+            if self.committed():
+                self.check(recipe)
+            else:
+                write_whole(self._partial, path, data)
         return fingerprint(recipe)
 
-    def is_open(self) -> bool:
-        return (self.directory / RECIPE_NAME).exists()
+    def check(self, recipe: Mapping[str, Any]) -> None:
+        """Raises RecipeMismatch, with the keys that differ, unless this is the stage's recipe."""
+        path = self.directory / RECIPE_NAME
+        try:
+            stored = json.loads(path.read_bytes())
+        except ValueError:
+            raise IntegrityError(f"{path} is damaged: restore or delete the run") from None
+        asked = json.loads(canonical_json(recipe))
+        if stored != asked:
+            what = f"{self.layout.root}: {self.stage} {self.name}"
+            raise RecipeMismatch(what, differences(stored, asked), CURE)
 
     def committed(self) -> set[int]:
         """Shards that have a record: one listing of a directory."""
@@ -151,15 +167,6 @@ class StageLog:
                 "the first; the task depends on something that its recipe does not name"
             )
         return record
-
-    def _compare(self, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-        if stored != asked:
-            what = f"{self.layout.root}: {self.stage} {self.name}"
-            cure = (
-                "Ask for the old settings again, or give another run=DIR (codebooks and what "
-                "follows them: another codebook.name=NAME keeps the decoded frames)."
-            )
-            raise RecipeMismatch(what, differences(stored, asked), cure)
 
 
 def differences(stored: Any, asked: Any, path: str = "") -> list[str]:

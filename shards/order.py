@@ -6,16 +6,21 @@ Position p of a job is example `p % n` of epoch `p // n`, and each epoch is a pe
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
 
 
+@lru_cache(maxsize=2)  # every step of an epoch asks for it
 def epoch_order(seed: int, epoch: int, num_examples: int) -> Rows:
-    """The permutation of range(num_examples) for one epoch."""
+    """The permutation of range(num_examples) for one epoch, read-only."""
     bits = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
-    return np.random.Generator(bits).permutation(num_examples).astype(np.int64)
+    order = np.random.Generator(bits).permutation(num_examples).astype(np.int64)
+    order.flags.writeable = False
+    return order
 
 
 def examples_at(seed: int, num_examples: int, start: int, stop: int) -> Rows:

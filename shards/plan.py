@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import InputError, RecipeMismatch
 from configs.schema import ShardsConfig
-from shards.atomic import Attempt, create_whole, sha256_file
+from shards.atomic import Attempt, sha256_file, write_whole
 from shards.commit import canonical_json, differences, fingerprint
 from shards.layout import Layout
 
@@ -82,14 +82,14 @@ class Plan:
 def freeze(
     layout: Layout, catalogue: Catalogue, recipe: Mapping[str, Any], shards: ShardsConfig
 ) -> Plan:
-    """Write the plan of a run once; a run that has one keeps it."""
+    """Write the plan of a run. Only while nothing is committed: then it stands."""
     per_shard = clips_per_shard(catalogue.clips.num_rows, shards)
     with Attempt(layout.partial, "plan") as attempt:
         table = in_hash_order(catalogue.clips)
         pq.write_table(table, attempt.path("table"), row_group_size=per_shard, compression="zstd")
         tree = _describe(catalogue, recipe, per_shard, sha256_file(attempt.path("table")))
         attempt.publish("table", layout.plan_table)
-    create_whole(layout.partial, layout.plan_json, canonical_json(tree))
+    write_whole(layout.partial, layout.plan_json, canonical_json(tree))
     return load(layout)
 
 

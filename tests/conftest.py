@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from configs.load import merge
 from configs.schema import Config
 from pipeline.synth import write_set
+
+settings.register_profile("audiolex", deadline=None)  # a shared machine pauses at any moment
+settings.load_profile("audiolex")
 
 NUM_CLIPS = 64
 CLIP_S = 1.5
@@ -60,6 +65,14 @@ def tiny_tree(clips: Path, run: Path) -> dict[str, Any]:
         "train": {"epochs": 2, "batch_size": 16, "device": "cpu", "threads": 1},
         "cluster": {"kind": "inline"},
     }
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Training in this process flushes denormals to zero, which other tests must not inherit."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -11,16 +11,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
 
 from configs.schema import BagModel
 from train.data import Rows, TokenData
 
 MAX_ITERATIONS = 1000
 
-Tensors = dict[str, npt.NDArray[np.float32]]
+Floats = npt.NDArray[np.float32]
+Tensors = dict[str, Floats]
 
 
 def count_tokens(data: TokenData, rows: Rows) -> scipy.sparse.csr_array:
@@ -41,20 +42,50 @@ def fit_bag(config: BagModel, data: TokenData) -> Tensors:
     features_NK = tfidf.fit_transform(count_tokens(data, rows))
     targets_NC = data.targets(rows)
     weight_CK = np.zeros((targets_NC.shape[1], features_NK.shape[1]), dtype=np.float32)
-    bias_C = np.full(targets_NC.shape[1], -np.inf, dtype=np.float32)
-    seen = np.flatnonzero(targets_NC.any(axis=0) & ~targets_NC.all(axis=0))
+    bias_C = prior_logits(targets_NC)
     logistic = LogisticRegression(C=config.inverse_regularisation, max_iter=MAX_ITERATIONS)
-    if data.task == "multiclass":
-        logistic.fit(features_NK, targets_NC.argmax(axis=1))
-        weight_CK[logistic.classes_], bias_C[logistic.classes_] = (
-            logistic.coef_,
-            logistic.intercept_,
-        )
-    else:
-        every = OneVsRestClassifier(logistic).fit(features_NK, targets_NC[:, seen])
-        for c, one in zip(seen, every.estimators_, strict=True):
-            weight_CK[c], bias_C[c] = one.coef_[0], one.intercept_[0]
+    fit = _fit_multiclass if data.task == "multiclass" else _fit_multilabel
+    fit(logistic, features_NK, targets_NC, weight_CK, bias_C)
     return {"idf": tfidf.idf_.astype(np.float32), "weight": weight_CK, "bias": bias_C}
+
+
+def prior_logits(targets_NC: Floats) -> Floats:
+    """Smoothed log-odds of each class: all that is known of a class that is never or always
+    there."""
+    positives_C = targets_NC.sum(axis=0)
+    odds_C = (positives_C + 0.5) / (len(targets_NC) - positives_C + 0.5)
+    return np.asarray(np.log(odds_C), dtype=np.float32)
+
+
+def _fit_multiclass(
+    logistic: LogisticRegression,
+    features_NK: scipy.sparse.csr_array,
+    targets_NC: Floats,
+    weight_CK: Floats,
+    bias_C: Floats,
+) -> None:
+    """Softmax regression over the classes that occur; fills their weights and biases."""
+    classes_N = targets_NC.argmax(axis=1)
+    if len(np.unique(classes_N)) < 2:
+        return
+    logistic.fit(features_NK, classes_N)
+    coef, intercept = logistic.coef_, logistic.intercept_
+    if len(coef) == 1:  # scikit-learn keeps one row, the second class against the first
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.array([-1, 1]) * intercept / 2
+    weight_CK[logistic.classes_], bias_C[logistic.classes_] = coef, intercept
+
+
+def _fit_multilabel(
+    logistic: LogisticRegression,
+    features_NK: scipy.sparse.csr_array,
+    targets_NC: Floats,
+    weight_CK: Floats,
+    bias_C: Floats,
+) -> None:
+    """One regression for each class that some training clips have and some have not."""
+    for c in np.flatnonzero(targets_NC.any(axis=0) & ~targets_NC.all(axis=0)):
+        one = clone(logistic).fit(features_NK, targets_NC[:, c])
+        weight_CK[c], bias_C[c] = one.coef_[0], one.intercept_[0]
 
 
 def bag_logits(tensors: Tensors, data: TokenData, rows: Rows) -> npt.NDArray[np.float32]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +73,11 @@ def restore(
     return state["step"], Cursor(**state["cursor"])
 
 
-def keep_last(directory: Path, count: int) -> None:
-    """Remove all but the newest `count` checkpoints."""
+def keep_last(directory: Path, partial: Path, count: int) -> None:
+    """Remove all but the newest `count` checkpoints; each goes whole, by a rename."""
     for path in sorted(_all(directory), key=_step_of)[:-count]:
-        shutil.rmtree(path)
+        with Attempt(partial, "old") as attempt:
+            path.rename(attempt.path(path.name))
 
 
 def _all(directory: Path) -> list[Path]:

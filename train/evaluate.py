@@ -21,6 +21,7 @@ from shards.atomic import Attempt, write_whole
 from shards.commit import fingerprint
 from shards.events import timed, total_seconds
 from shards.layout import Layout
+from train.fit import recipe
 from train.jobs import Job, jobs
 
 SCORES_NAME = "scores.parquet"
@@ -41,14 +42,17 @@ def run(config: Config) -> int:
 def scores_of(config: Config, job: Job) -> dict[str, Any]:
     """The scores of one model, from `eval.json` if they are of the model that is committed.
 
-    Raises NotMadeYet where the model is not trained.
+    Raises NotMadeYet where the model is not trained, RecipeMismatch where it was trained with
+    other settings.
     """
     record = job.record()
     if record is None:
         raise NotMadeYet(f"{job.directory}: not trained yet; run `python -m train fit` first")
+    job.log.check(recipe(config, job))  # or training clips could pass for held-out ones
     stamp = fingerprint([vars(file) for file in record.files])
     path = job.directory / EVAL_NAME
-    kept = json.loads(path.read_bytes()) if path.exists() else {}
+    is_whole = path.exists() and (job.directory / SCORES_NAME).exists()
+    kept = json.loads(path.read_bytes()) if is_whole else {}
     return kept if kept.get("model") == stamp else _score(config, job, stamp)
 
 
@@ -77,8 +81,8 @@ def _keep_logits(job: Job, ids: list[str], logits_NC: Any, targets_NC: Any) -> N
 
 
 def summary(scored: list[tuple[Job, dict[str, Any]]]) -> dict[str, float]:
-    """Means over the folds, in percent where the task is single-label, else shares:
-    `bert_map`, `bert_accuracy` ... and `prior_map`, what knowing the frequencies gives."""
+    """Means over the folds, in percent: `bert_map`, `bert_accuracy` ... and `prior_map`, what
+    knowing the class frequencies gives."""
     values: dict[str, list[float]] = defaultdict(list)
     for job, scores in scored:
         for name in SHOWN:

@@ -21,7 +21,10 @@ from train.jobs import Job, jobs
 
 FORMAT = 1
 # Settings of `train` that decide speed and safety but no weights, or that a model overrides.
-FREE_SETTINGS = {"device", "threads", "checkpoint_every_steps", "keep_checkpoints", "epochs", "lr"}
+FREE_SETTINGS = {
+    *("device", "threads", "checkpoint_every_steps", "keep_checkpoints", "evaluate_every_epochs"),
+    *("epochs", "lr"),
+}
 
 
 def run(config: Config) -> int:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Fit:
     epochs: int
     device: torch.device
 
-    @property
+    @cached_property
     def rows(self) -> Rows:
         return self.data.rows("train")
 
@@ -174,7 +175,7 @@ def _cursor(fit: Fit, step: int) -> Cursor:
 def _save(fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
     cursor = _cursor(fit, done)
     checkpoint.save(fit.checkpoints, fit.partial, done, model, optimizer, cursor, fit.recipe)
-    checkpoint.keep_last(fit.checkpoints, fit.config.keep_checkpoints)
+    checkpoint.keep_last(fit.checkpoints, fit.partial, fit.config.keep_checkpoints)
 
 
 def _log(fit: Fit, model: nn.Module, done: int, log: dict[str, float]) -> None:
@@ -186,7 +187,9 @@ def _log(fit: Fit, model: nn.Module, done: int, log: dict[str, float]) -> None:
 
 
 def _ends_evaluated_epoch(fit: Fit, done: int) -> bool:
-    """Whether a multiple of `evaluate_every_epochs` was passed in the step just done."""
+    """Whether the step just done passed a multiple of `evaluate_every_epochs`, or was the last."""
+    if done == fit.num_steps:
+        return True
     span = fit.config.evaluate_every_epochs * len(fit.rows)
     return fit.position(done) // span > fit.position(done - 1) // span
 
@@ -230,7 +233,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _not_finite(fit: Fit, step: int, rows: Rows, loss: float, grad_norm: float) -> str:
     ids = ", ".join(fit.data.ids[row] for row in rows[:5])
     return (
-        f"{fit.title}: step {step} gave loss {loss} and gradient norm {grad_norm} (clips {ids} "
+        f"{fit.title}: step {step + 1} gave loss {loss} and gradient norm {grad_norm} (clips {ids} "
         f"...); the last checkpoint is kept. Lower train.lr or the model's lr and run again "
         "under another model name"
     )

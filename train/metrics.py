@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, f1_score, hamming_loss
 
+from configs.errors import InputError
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -35,8 +37,10 @@ def evaluate(logits_NC: Floats, targets_NC: Floats, task: str) -> dict[str, Any]
 
     `map` is the macro mean of AP over the `classes_scored` that have positives. F1 and Hamming
     score decide a class at probability one half (multilabel) or by the largest score
-    (multiclass, where `accuracy` is given too).
+    (multiclass, where `accuracy` is given too). Raises InputError for a split without labels.
     """
+    if not targets_NC.any():
+        raise InputError("split: no held-out clip has a label, so there is nothing to score")
     aps_C = per_class_ap(logits_NC, targets_NC)
     decided_NC = _decide(logits_NC, task)
     scores = {

@@ -10,7 +10,7 @@ from safetensors.torch import load_file as load_tensors
 from torch import nn
 
 from configs.schema import BagModel, Config
-from shards.seal import check_size
+from shards.seal import check_bytes
 from train.bag import bag_logits
 from train.data import Rows, TokenData
 from train.jobs import WEIGHTS_NAME, Job
@@ -31,7 +31,7 @@ def model_logits(config: Config, job: Job, data: TokenData, rows: Rows) -> npt.N
     record = job.record()
     assert record is not None, "only committed models are scored"
     for file in record.files:
-        check_size(job.layout.root, file)
+        check_bytes(job.layout.root, file)
     if isinstance(job.config, BagModel):
         return bag_logits(load_arrays(job.directory / WEIGHTS_NAME), data, rows)
     device = choose_device(config.train.device)

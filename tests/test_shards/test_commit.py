@@ -132,10 +132,18 @@ def test_a_record_cut_anywhere_is_never_read(log: StageLog, commit_shard: Commit
 RECIPE = {"format": 1, "mel": {"n_mels": 64, "n_fft": 1024}, "sets": ["a", "b"]}
 
 
-def test_the_first_recipe_stands(log: StageLog) -> None:
-    assert not log.is_open()
+def test_the_order_of_a_recipe_means_nothing(log: StageLog) -> None:
     assert log.open(RECIPE) == log.open(dict(reversed(RECIPE.items()))) == fingerprint(RECIPE)
-    assert log.is_open()
+
+
+def test_a_recipe_under_which_nothing_was_made_gives_way(log: StageLog) -> None:
+    """Or the advice of an error, as to lower k, could not be followed."""
+    log.open(RECIPE)
+    other = {**RECIPE, "format": 2}
+    assert log.open(other) == fingerprint(other)
+    log.check(other)
+    with pytest.raises(RecipeMismatch):
+        log.check(RECIPE)
 
 
 def test_a_tuple_in_a_recipe_is_the_list_that_json_makes_of_it(log: StageLog) -> None:
@@ -143,8 +151,11 @@ def test_a_tuple_in_a_recipe_is_the_list_that_json_makes_of_it(log: StageLog) ->
     log.open({**RECIPE, "sets": ("a", "b")})
 
 
-def test_another_recipe_is_refused_with_the_keys_that_differ(log: StageLog) -> None:
+def test_another_recipe_is_refused_with_the_keys_that_differ(
+    log: StageLog, commit_shard: CommitShard
+) -> None:
     log.open(RECIPE)
+    commit_shard(0)
     asked = {"format": 1, "mel": {"n_mels": 128, "n_fft": 1024}, "sets": ["a"], "new": True}
     with pytest.raises(RecipeMismatch) as raised:
         log.open(asked)
@@ -159,8 +170,9 @@ def test_another_recipe_is_refused_with_the_keys_that_differ(log: StageLog) -> N
     assert log.open(RECIPE) == fingerprint(RECIPE)
 
 
-def test_a_damaged_recipe_is_named(log: StageLog) -> None:
+def test_a_damaged_recipe_is_named(log: StageLog, commit_shard: CommitShard) -> None:
     log.open(RECIPE)
+    commit_shard(0)
     path = log.directory / "recipe.json"
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(IntegrityError, match=r"recipe\.json"):

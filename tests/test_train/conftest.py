@@ -1,0 +1,138 @@
+"""Token sets written for one test, fits on them, and copies of the finished run."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import Config, TrainConfig
+from shards.atomic import Attempt
+from shards.codebook import Codebook
+from shards.commit import CommitRecord, StageLog, ids_sha256, publish
+from shards.layout import Layout
+from shards.plan import ClassName
+from shards.seal import write_seal
+from shards.splits import SPLITS
+from shards.tokens import STAGE, Block, index_table, open_tokens, write_index, write_token_tar
+from train.data import TokenData
+from train.loop import Fit
+
+MakeData = Callable[..., TokenData]
+MakeFit = Callable[..., Fit]
+CopyRun = Callable[..., Config]
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> None:
+    """Training sets the whole process to flush denormals; hypothesis needs them to draw floats."""
+    torch.set_flush_denormal(False)
+
+
+def write_tokens(layout: Layout, block: Block) -> None:
+    """Commit, index and seal a token set of one shard."""
+    log = StageLog(layout, STAGE, "default")
+    with Attempt(layout.partial, "made") as attempt:
+        arrays = write_token_tar(attempt.path("tokens.tar"), [block])
+        tar = publish(attempt, layout.root, "tokens.tar", partial(layout.token_tar, "default", 0))
+        record = log.commit(
+            CommitRecord(
+                STAGE, "default", 0, "made", {}, ids_sha256(block.keys), (tar,), {"arrays": arrays}
+            )
+        )
+        write_index(attempt.path("index"), index_table([record]))
+        index = publish(attempt, layout.root, "index", partial(layout.token_index, "default"))
+    write_seal(log, [record], {"index": index})
+
+
+@pytest.fixture
+def make_data(tmp_path: Path) -> MakeData:
+    """Write a token set: clips, their labels, and how many are for training, validation, test."""
+    numbers = itertools.count()
+
+    def make(
+        clips: Sequence[Sequence[int]],
+        labels: Sequence[Sequence[int]],
+        counts: tuple[int, int, int],
+        *,
+        k: int = 16,
+        num_classes: int = 4,
+        task: Any = "multilabel",
+    ) -> TokenData:
+        layout = Layout(tmp_path / f"tokens{next(numbers)}")
+        ids = tuple(f"clip{n:03d}" for n in range(len(clips)))
+        lengths = np.array([len(clip) for clip in clips], dtype=np.int32)
+        flat_SQ = np.concatenate([np.array(c, dtype=np.uint16) for c in clips])[:, None]
+        write_tokens(layout, Block(0, flat_SQ, ids, lengths, labels))
+        classes = tuple(ClassName(f"/c/{c}", f"class {c}") for c in range(num_classes))
+        codebook = Codebook(np.eye(k, dtype=np.float32), "l2", "none", {}, 8000, "made")
+        splits = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), counts)
+        reader = open_tokens(layout, "default")
+        return TokenData(reader, codebook, "made", classes, task, ids, splits)
+
+    return make
+
+
+@pytest.fixture
+def random_data(make_data: MakeData) -> MakeData:
+    """Clips of 1 to 12 random tokens; a class colours the tokens of the clips that have it."""
+
+    def make(counts: tuple[int, int, int], *, seed: int = 0, **over: Any) -> TokenData:
+        random = np.random.default_rng(seed)
+        k, num_classes = over.setdefault("k", 16), over.setdefault("num_classes", 4)
+        is_multiclass = over.get("task") == "multiclass"
+        clips, labels = [], []
+        for n in range(sum(counts)):
+            extra = random.choice(num_classes, size=1 if is_multiclass else random.integers(1, 3))
+            own = {n % num_classes} if is_multiclass else {n % num_classes, *extra.tolist()}
+            noise = random.integers(k, size=random.integers(1, 12)).tolist()
+            clips.append([*noise, *(c for c in own if c < k)])
+            labels.append(sorted(own))
+        return make_data(clips, labels, counts, **over)
+
+    return make
+
+
+@pytest.fixture
+def make_fit(tmp_path: Path) -> MakeFit:
+    """A training in a directory of its own, two epochs unless told, on the CPU."""
+    numbers = itertools.count()
+
+    def make(data: TokenData, *, directory: str | None = None, **train: Any) -> Fit:
+        config = TrainConfig.model_validate(
+            {"epochs": 2, "batch_size": 4, "device": "cpu", "threads": 1, **train}
+        )
+        place = tmp_path / (directory or f"fit{next(numbers)}")
+        return Fit(
+            title="fit made",
+            directory=place,
+            partial=place / "partial",
+            recipe="made",
+            data=data,
+            config=config,
+            lr=config.lr,
+            epochs=config.epochs,
+            device=torch.device("cpu"),
+        )
+
+    return make
+
+
+@pytest.fixture
+def copy_run(finished: Config, tmp_path: Path) -> CopyRun:
+    """A config for a private copy of the finished run; keywords replace sections of it."""
+    numbers = itertools.count()
+
+    def copy(**over: Any) -> Config:
+        run = tmp_path / f"copy{next(numbers)}"
+        shutil.copytree(finished.run, run)
+        return Config.model_validate(finished.model_dump() | {"run": run} | over)
+
+    return copy

@@ -1,0 +1,124 @@
+"""Checkpoints: whole or absent, the newest found, of this recipe only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from configs.errors import RecipeMismatch
+from train import checkpoint
+from train.checkpoint import Cursor
+from train.optim import build_optimizer
+
+CURSOR = Cursor("tokens", seed=3, position=40)
+
+
+class Made:
+    """A small model with an optimizer that has taken some steps."""
+
+    def __init__(self, seed: int, steps: int = 3) -> None:
+        torch.manual_seed(seed)
+        self.model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
+        self.optimizer = build_optimizer(self.model, 0.1, 0.05)
+        for _ in range(steps):
+            self.step()
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.model(torch.arange(5)).square().sum().backward()
+        self.optimizer.step()
+
+    def save(self, directory: Path, step: int) -> None:
+        partial = directory.parent / "partial"
+        checkpoint.save(directory, partial, step, self.model, self.optimizer, CURSOR, "recipe")
+
+    def restore(self, path: Path, recipe: str = "recipe") -> tuple[int, Cursor]:
+        return checkpoint.restore(path, self.model, self.optimizer, recipe)
+
+    def equals(self, other: Made) -> bool:
+        pairs = zip(self.model.parameters(), other.model.parameters(), strict=True)
+        return all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize("fresh", [Made(1, steps=0), Made(2, steps=5)], ids=["fresh", "used"])
+def test_what_is_restored_goes_on_bit_for_bit(fresh: Made, directory: Path) -> None:
+    saved = Made(0)
+    saved.save(directory, 12)
+    path = checkpoint.newest(directory)
+    assert path is not None
+    assert fresh.restore(path) == (12, CURSOR)
+    for _ in range(3):
+        assert fresh.equals(saved)
+        fresh.step()
+        saved.step()
+
+
+def test_the_newest_is_the_highest_step(directory: Path) -> None:
+    assert checkpoint.newest(directory) is None
+    for step in (9, 1_000_000, 200):
+        Made(0).save(directory, step)
+    assert checkpoint.newest(directory) == directory / "step-1000000"
+
+
+def test_only_the_last_are_kept(directory: Path) -> None:
+    for step in (1, 2, 1_000_000, 999_999):
+        Made(0).save(directory, step)
+    checkpoint.keep_last(directory, directory.parent / "partial", 2)
+    assert sorted(path.name for path in directory.iterdir()) == ["step-1000000", "step-999999"]
+    checkpoint.keep_last(directory, directory.parent / "partial", 1)
+    assert checkpoint.newest(directory) == directory / "step-1000000"
+
+
+def test_a_partial_one_does_not_exist(directory: Path) -> None:
+    """What a kill inside `save` leaves is under partial/, never under a checkpoint's name."""
+    Made(0).save(directory, 5)
+    left = directory.parent / "partial" / "step-9-0123" / "checkpoint"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    (directory / "step-000009.partial").mkdir()
+    assert checkpoint.newest(directory) == directory / "step-000005"
+
+
+@pytest.mark.parametrize("doomed", ["save_file", "_optimizer_tensors"])
+def test_a_failure_inside_save_leaves_nothing(
+    doomed: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, doomed, fail)
+    with pytest.raises(OSError, match="No space"):
+        Made(0).save(directory, 5)
+    assert checkpoint.newest(directory) is None
+    assert not list((directory.parent / "partial").iterdir())
+
+
+def test_a_step_is_saved_once(directory: Path) -> None:
+    first = Made(0)
+    first.save(directory, 5)
+    Made(7).save(directory, 5)
+    again = Made(1)
+    again.restore(directory / "step-000005")
+    assert again.equals(first)
+
+
+def test_another_recipe_is_refused(directory: Path) -> None:
+    Made(0).save(directory, 5)
+    untouched, loaded = Made(4), Made(4)
+    with pytest.raises(RecipeMismatch, match="step-000005"):
+        loaded.restore(directory / "step-000005", recipe="another")
+    assert loaded.equals(untouched)
+
+
+def test_files_are_safetensors_and_json(directory: Path) -> None:
+    Made(0).save(directory, 5)
+    names = sorted(path.name for path in (directory / "step-000005").iterdir())
+    assert names == ["model.safetensors", "optimizer.safetensors", "state.json"]

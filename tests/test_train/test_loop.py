@@ -1,0 +1,164 @@
+"""The loop: exact accumulation, every example as often as asked, and NaN ends it politely."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from configs.errors import TrainingFailed
+from configs.schema import BertModel, LinearModel, LstmModel, NeuralModel
+from train import checkpoint
+from train.data import TokenData
+from train.loop import Fit, accumulate, choose_device, prepare, read_metrics, train, uses_bf16
+from train.models import BUILDERS
+
+MakeData = Callable[..., TokenData]
+MakeFit = Callable[..., Fit]
+SECTIONS: list[NeuralModel] = [
+    BertModel(kind="bert", layers=1, width=8, heads=2, max_positions=32, dropout=0),
+    LstmModel(kind="lstm", width=8, hidden=8, dropout=0),
+    LinearModel(kind="linear", width=8, dropout=0),
+]
+LINEAR = LinearModel(kind="linear", width=8)
+
+
+def built(fit: Fit, section: Any) -> nn.Module:
+    prepare(fit.config)
+    data = fit.data
+    return BUILDERS[section.kind](section, data.codebook.k, len(data.classes), data.longest)
+
+
+def gradient(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.kind)
+def test_micro_batches_add_up_to_the_batch(
+    section: Any, task: str, random_data: MakeData, make_fit: MakeFit
+) -> None:
+    """Whole batches and the partial last one, of clips of 1 to 13 tokens."""
+    data = random_data((16, 0, 1), task=task)
+    for num_rows in (13, 5):
+        rows = data.rows("train")[:num_rows]
+        found = {}
+        for size in (None, 1, 3, 7):
+            fit = make_fit(data, batch_size=13, micro_batch_size=size)
+            model = built(fit, section)
+            loss = accumulate(fit, model, rows, step=0)
+            found[size] = loss, gradient(model)
+        whole_loss, whole = found.pop(None)
+        assert whole.norm() > 1e-3
+        for loss, parts in found.values():
+            assert loss == pytest.approx(whole_loss, rel=1e-6)
+            assert (parts - whole).norm() / whole.norm() < 1e-6
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_every_example_is_met_once_an_epoch(
+    batch_size: int, make_data: MakeData, make_fit: MakeFit
+) -> None:
+    data = make_data([[n] for n in range(13)], [[0]] * 13, (11, 2, 0))
+    fit = make_fit(data, epochs=3, batch_size=batch_size, micro_batch_size=2)
+    model = built(fit, LINEAR)
+    met: list[int] = []
+    model.register_forward_pre_hook(
+        lambda module, args: met.extend(args[0][:, 0].tolist()) if module.training else None
+    )
+    train(fit, model)
+    assert fit.num_steps == -(-33 // batch_size)
+    for epoch in range(3):
+        assert sorted(met[11 * epoch : 11 * (epoch + 1)]) == list(range(11))
+    assert Counter(met) == dict.fromkeys(range(11), 3)
+    assert met[:11] != met[11:22]
+
+
+def test_what_is_logged(random_data: MakeData, make_fit: MakeFit) -> None:
+    fit = make_fit(random_data((10, 6, 0)), epochs=4, batch_size=4, evaluate_every_epochs=2)
+    train(fit, built(fit, LINEAR))
+    records = read_metrics(fit.metrics)
+    steps = [record for record in records if "loss" in record]
+    assert [record["step"] for record in steps] == [1, 10]
+    assert [record["clips"] for record in steps] == [4, 4]
+    assert all({"lr", "grad_norm", "seconds", "epoch"} <= record.keys() for record in steps)
+    assert steps[-1]["epoch"] == 4.0
+    valid = [record for record in records if "valid_loss" in record]
+    assert [record["step"] for record in valid] == [5, 10]
+    assert all(0 <= record["valid_map"] <= 1 for record in valid)
+
+
+def test_validation_leaves_the_weights_alone(random_data: MakeData, make_fit: MakeFit) -> None:
+    data = random_data((10, 6, 0))
+    ends = []
+    for every in (1, 100):
+        fit = make_fit(data, epochs=3, evaluate_every_epochs=every)
+        model = built(fit, LINEAR)
+        train(fit, model)
+        ends.append(nn.utils.parameters_to_vector(model.parameters()))
+    assert torch.equal(*ends)
+
+
+def test_a_loss_that_is_no_number_ends_training_and_keeps_the_checkpoint(
+    random_data: MakeData, make_fit: MakeFit
+) -> None:
+    data = random_data((10, 0, 0))
+    fit = make_fit(data, epochs=4, checkpoint_every_steps=1)
+    model = built(fit, LINEAR)
+    forwards: list[list[str]] = []
+
+    def poison(module: nn.Module, args: Any) -> None:
+        forwards.append(args)
+        if len(forwards) == 4:
+            module.get_parameter("head.bias").data.fill_(float("nan"))
+
+    model.register_forward_pre_hook(poison)
+    with pytest.raises(TrainingFailed, match="step 4 gave loss nan") as caught:
+        train(fit, model)
+    named = [clip_id for clip_id in data.ids if clip_id in str(caught.value)]
+    assert len(named) == 4
+    newest = checkpoint.newest(fit.checkpoints)
+    assert newest == fit.checkpoints / "step-000003"
+    resumed = make_fit(data, directory=fit.directory.name, epochs=4)
+    whole = make_fit(data, epochs=4)
+    ends = []
+    for one in (resumed, whole):
+        model = built(one, LINEAR)
+        train(one, model)
+        ends.append(nn.utils.parameters_to_vector(model.parameters()))
+    assert torch.equal(*ends)
+
+
+def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    path.write_text('{"step": 1}\n{"step": 10}\n{"step": 20, "lo')
+    assert read_metrics(path) == [{"step": 1}, {"step": 10}]
+
+
+def test_devices_and_precision(make_fit: MakeFit, random_data: MakeData) -> None:
+    config = make_fit(random_data((4, 0, 0))).config
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_device("cpu") == cpu
+    assert (uses_bf16(config, cpu), uses_bf16(config, cuda)) == (False, True)
+    if not torch.cuda.is_available():
+        with pytest.raises(TrainingFailed, match="use auto or cpu"):
+            choose_device("cuda")
+
+
+def test_the_initial_weights_are_those_of_the_seed(
+    random_data: MakeData, make_fit: MakeFit
+) -> None:
+    data = random_data((4, 0, 0))
+    firsts = [
+        nn.utils.parameters_to_vector(built(make_fit(data, seed=seed), LINEAR).parameters())
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(firsts[0], firsts[1])
+    assert not np.allclose(firsts[0].detach(), firsts[2].detach())

@@ -1,0 +1,149 @@
+"""Models: padding is nothing, the LSTM is torch's, sizes are the published ones, ids stay apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+
+from configs.errors import ConfigError
+from configs.schema import BertModel, LstmModel, Model
+from train.loop import prepare, train
+from train.metrics import evaluate
+from train.models import BUILDERS
+from train.models.bert import BertClassifier
+from train.models.lstm import BidirectionalLstm
+from train.predict import logits_of
+
+K, NUM_CLASSES, LONGEST = 11, 5, 40
+
+SMALL_BERT = {
+    "kind": "bert",
+    "layers": 2,
+    "width": 16,
+    "heads": 2,
+    "max_positions": 64,
+    "dropout": 0,
+}
+SMALL_LSTM = {"kind": "lstm", "width": 8, "hidden": 12, "dropout": 0}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "bert-cls": {**SMALL_BERT, "pooling": "cls"},
+    "bert-mean": {**SMALL_BERT, "pooling": "mean"},
+    "lstm-last": {**SMALL_LSTM, "pooling": "last"},
+    "lstm-last-2": {**SMALL_LSTM, "pooling": "last", "layers": 2},
+    "lstm-mean": {**SMALL_LSTM, "pooling": "mean"},
+    "lstm-mean-2": {**SMALL_LSTM, "pooling": "mean", "layers": 2},
+    "linear": {"kind": "linear", "width": 8, "dropout": 0},
+}
+
+
+def make_model(name: str, k: int = K, num_classes: int = NUM_CLASSES) -> nn.Module:
+    section: Any = TypeAdapter(Model).validate_python(SECTIONS[name])
+    torch.manual_seed(0)
+    return BUILDERS[section.kind](section, k, num_classes, LONGEST)
+
+
+def num_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_padding_changes_no_logits(name: str) -> None:
+    model = make_model(name).eval()
+    clips = [torch.randint(K, (length,)) for length in (7, 1, 40, 12, 39, 2)]
+    lengths_B = torch.tensor([len(clip) for clip in clips])
+    padded_BT = pad_sequence(clips, batch_first=True, padding_value=K)
+    wider_BT = nn.functional.pad(padded_BT, (0, 5), value=K)
+    with torch.no_grad():
+        alone_BC = torch.cat([model(c[None], torch.tensor([len(c)])) for c in clips])
+        torch.testing.assert_close(model(padded_BT, lengths_B), alone_BC, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(wider_BT, lengths_B), alone_BC, rtol=1e-5, atol=1e-5)
+    assert alone_BC.std(dim=0).min() > 1e-4, "clips must differ, or nothing is tested"
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_padding_gets_no_gradient(name: str) -> None:
+    model = make_model(name)
+    model(torch.tensor([[1, 2, K], [3, K, K]]), torch.tensor([2, 1])).sum().backward()
+    table = next(m for m in model.modules() if isinstance(m, nn.Embedding))
+    assert table.weight.grad is not None
+    assert not table.weight.grad[K].any()
+    assert table.weight.grad[1:4].any(dim=1).all()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_lstm_is_torchs_over_packed_sequences(layers: int) -> None:
+    torch.manual_seed(1)
+    ours = BidirectionalLstm(width=6, hidden=5, layers=layers)
+    theirs = nn.LSTM(6, 5, num_layers=layers, bidirectional=True, batch_first=True)
+    with torch.no_grad():
+        for layer in range(layers):
+            for suffix, lstm in (("", ours.forwards[layer]), ("_reverse", ours.backwards[layer])):
+                for name, value in lstm.named_parameters():
+                    theirs.get_parameter(name.replace("l0", f"l{layer}{suffix}")).copy_(value)
+    inputs_BTD, lengths_B = torch.randn(4, 9, 6), torch.tensor([3, 9, 1, 6])
+    packed = pack_padded_sequence(inputs_BTD, lengths_B, batch_first=True, enforce_sorted=False)
+    expected_BTH, _ = pad_packed_sequence(theirs(packed)[0], batch_first=True)
+    states_BTH = ours(inputs_BTD, lengths_B)
+    for states_TH, expected_TH, length in zip(states_BTH, expected_BTH, lengths_B, strict=True):
+        torch.testing.assert_close(states_TH[:length], expected_TH[:length])
+
+
+def test_sizes_are_the_published_ones() -> None:
+    with torch.device("meta"):
+        bert = BertClassifier(BertModel(kind="bert"), k=1024, num_classes=527)
+        lstm = BUILDERS["lstm"](LstmModel(kind="lstm"), 500, 543, LONGEST)
+    assert num_parameters(bert.encoder) == pytest.approx(86.6e6, abs=0.1e6)
+    assert num_parameters(lstm) == pytest.approx(3.84e6, abs=0.005e6)
+
+
+def test_berts_own_ids_stay_apart_from_tokens() -> None:
+    model = make_model("bert-cls").eval()
+    table = model.get_submodule("encoder.embeddings.word_embeddings")
+    assert isinstance(table, nn.Embedding)
+    seen: list[torch.Tensor] = []
+    table.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model(torch.tensor([[0, K - 1, 3], [5, K, K]]), torch.tensor([3, 1]))
+    assert seen[0].tolist() == [[K + 1, 0, K - 1, 3], [K + 1, 5, K, K]]
+    assert table.padding_idx == K
+    assert table.num_embeddings == K + 3
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_token_id_is_ordinary(name: str) -> None:
+    """Ids 0 and k - 1 are tokens as all others: each gives logits of its own."""
+    model = make_model(name).eval()
+    with torch.no_grad():
+        logits_KC = model(torch.arange(K)[:, None], torch.ones(K, dtype=torch.int64))
+    distances_KK = torch.cdist(logits_KC, logits_KC) + torch.eye(K)
+    assert distances_KK.min() > 1e-5
+
+
+def test_a_clip_too_long_for_bert_is_an_error_with_a_cure() -> None:
+    section = BertModel.model_validate({**SMALL_BERT, "max_positions": 40})
+    with pytest.raises(ConfigError, match="max_positions=41 or more"):
+        BUILDERS["bert"](section, K, NUM_CLASSES, 40)
+    model = BUILDERS["bert"](section, K, NUM_CLASSES, 39)
+    assert model(torch.zeros(1, 39, dtype=torch.int64), torch.tensor([39])).isfinite().all()
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_it_learns_a_few_clips_by_heart(
+    name: str, make_data: Callable[..., Any], make_fit: Callable[..., Any]
+) -> None:
+    random = np.random.default_rng(0)
+    labels = [[int(c) for c in np.flatnonzero(random.random(3) < 0.4)] for _ in range(24)]
+    clips = [[*own, *random.integers(3, K, size=random.integers(2, 9)).tolist()] for own in labels]
+    data = make_data(clips, labels, (24, 0, 0), k=K, num_classes=3)
+    fit = make_fit(data, epochs=100, batch_size=24, lr=0.02, weight_decay=0.0)
+    prepare(fit.config)
+    model = make_model(name, num_classes=3)
+    train(fit, model)
+    logits_NC = logits_of(model, data, fit.rows, 24, fit.device)
+    assert evaluate(logits_NC, data.targets(fit.rows), data.task)["map"] > 0.98

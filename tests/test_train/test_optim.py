@@ -1,0 +1,73 @@
+"""Who decays, and the learning rate of every step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from configs.schema import BertModel, LstmModel, TrainConfig
+from train.models import BUILDERS
+from train.optim import build_optimizer, learning_rate
+
+SECTIONS = [
+    BertModel(kind="bert", layers=1, width=8, heads=2, max_positions=16),
+    LstmModel(kind="lstm", width=4, hidden=4),
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.kind)
+def test_only_weight_matrices_decay(section: BertModel | LstmModel) -> None:
+    model = BUILDERS[section.kind](section, 6, 3, 9)
+    decay, keep = build_optimizer(model, 1e-3, 0.05).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decaying = {names[id(parameter)] for parameter in decay["params"]}
+    kept = {names[id(parameter)] for parameter in keep["params"]}
+    assert (decay["weight_decay"], keep["weight_decay"]) == (0.05, 0.0)
+    assert decaying.isdisjoint(kept)
+    assert decaying | kept == set(names.values())
+    assert "head.weight" in decaying
+    assert not [n for n in decaying if "bias" in n or "LayerNorm" in n or "embeddings" in n]
+    assert not [n for n in kept if "dense.weight" in n or "query.weight" in n]
+
+
+def test_a_step_without_gradient_shrinks_matrices_alone() -> None:
+    model = nn.Sequential(nn.Embedding(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = build_optimizer(model, lr=0.1, weight_decay=0.5)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    changed = {n for n, value in model.named_parameters() if not torch.equal(value, before[n])}
+    assert changed == {"2.weight"}
+    torch.testing.assert_close(model.get_parameter("2.weight"), 0.95 * before["2.weight"])
+
+
+@given(num_steps=st.integers(1, 300), warmup=st.floats(0, 0.9))
+def test_the_rate_climbs_to_its_peak_and_falls_to_zero(num_steps: int, warmup: float) -> None:
+    config = TrainConfig(warmup_share=warmup)
+    rates = [learning_rate(step, num_steps, 2.0, config) for step in range(num_steps)]
+    assert all(0 < rate <= 2.0 for rate in rates)
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert abs(peak - warmup * num_steps) <= 1
+
+
+def test_the_cosine_passes_half_way_and_ends_near_zero() -> None:
+    config = TrainConfig(warmup_share=0.2)
+    rates = [learning_rate(step, 1000, 1.0, config) for step in range(1000)]
+    assert rates[99] == pytest.approx(0.5, abs=0.01)
+    assert rates[200] == 1.0
+    assert rates[600] == pytest.approx(0.5)
+    assert rates[-1] < 1e-5
+
+
+def test_a_constant_rate_stays_after_the_warm_up() -> None:
+    config = TrainConfig(schedule="constant", warmup_share=0.1)
+    rates = [learning_rate(step, 100, 1e-3, config) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[9] < 1e-3
+    assert set(rates[10:]) == {1e-3}

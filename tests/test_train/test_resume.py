@@ -1,0 +1,171 @@
+"""Stopped at any step and run again: the same weights, bit for bit, and no step logged twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from configs.errors import ConfigError, Preempted, RecipeMismatch
+from configs.load import dump_config
+from configs.schema import BertModel, Config, LinearModel, LstmModel
+from shards.commit import StageLog
+from shards.layout import Layout
+from train import checkpoint, fit
+from train.data import TokenData
+from train.loop import Fit, prepare, read_metrics, train
+from train.models import BUILDERS
+
+MakeData = Callable[..., TokenData]
+MakeFit = Callable[..., Fit]
+CopyRun = Callable[..., Config]
+ROOT = Path(fit.__file__).parents[1]
+SECTIONS = [
+    BertModel(kind="bert", layers=1, width=8, heads=2, max_positions=32, dropout=0.3),
+    LstmModel(kind="lstm", width=8, hidden=8, dropout=0.3),
+    LinearModel(kind="linear", width=8, dropout=0.3),
+]
+
+
+def run(one: Fit, section: Any, at_step: int | None = None, act: Any = None) -> torch.Tensor:
+    """Train to the end, doing something in the middle of one step; returns the weights."""
+    prepare(one.config)
+    data = one.data
+    model = BUILDERS[section.kind](section, data.codebook.k, len(data.classes), data.longest)
+    per_step = -(-one.config.batch_size // one.config.forward_size)
+    forwards = iter(range(1, 10_000))
+
+    def hook(module: nn.Module, _: Any) -> None:
+        if module.training and next(forwards) == (at_step or 0) * per_step - 1:
+            act()
+
+    model.register_forward_pre_hook(hook)
+    train(one, model)
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def die() -> None:
+    raise ZeroDivisionError("stands for kill -9: nothing is saved")
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.kind)
+def test_a_run_stopped_anywhere_ends_with_the_same_weights(
+    section: Any, random_data: MakeData, make_fit: MakeFit
+) -> None:
+    data = random_data((9, 3, 0))
+    settings = {"epochs": 3, "batch_size": 4, "micro_batch_size": 2, "checkpoint_every_steps": 50}
+    whole = run(make_fit(data, **settings), section)
+    for stop in range(1, 7):
+        place = f"stopped{stop}"
+        with pytest.raises(Preempted, match=f"saved step {stop} of 7; run again"):
+            run(make_fit(data, directory=place, **settings), section, stop, terminate)
+        again = make_fit(data, directory=place, **settings)
+        assert checkpoint.newest(again.checkpoints) == again.checkpoints / f"step-{stop:06d}"
+        assert torch.equal(run(again, section), whole)
+        steps = [(r["step"], "loss" in r) for r in read_metrics(again.metrics)]
+        assert steps == [(1, True), (3, False), (5, False), (7, True), (7, False)]
+
+
+@pytest.mark.parametrize("died", range(1, 8))
+def test_a_run_killed_anywhere_goes_on_from_its_checkpoint(
+    died: int, random_data: MakeData, make_fit: MakeFit
+) -> None:
+    data = random_data((9, 3, 0))
+    settings = {"epochs": 3, "batch_size": 4, "micro_batch_size": 2, "checkpoint_every_steps": 3}
+    undisturbed = make_fit(data, **settings)
+    whole = run(undisturbed, SECTIONS[2])
+    with pytest.raises(ZeroDivisionError):
+        run(make_fit(data, directory="died", **settings), SECTIONS[2], died, die)
+    again = make_fit(data, directory="died", **settings)
+    assert torch.equal(run(again, SECTIONS[2]), whole)
+    untimed = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(one.metrics)]
+        for one in (again, undisturbed)
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def test_handlers_of_signals_are_put_back(random_data: MakeData, make_fit: MakeFit) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run(make_fit(random_data((4, 0, 0))), SECTIONS[2])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_in_the_last_step_lets_it_end(random_data: MakeData, make_fit: MakeFit) -> None:
+    one = make_fit(random_data((8, 0, 0)), epochs=1, micro_batch_size=2)
+    run(one, SECTIONS[2], 2, terminate)
+    assert checkpoint.newest(one.checkpoints) == one.checkpoints / "step-000002"
+
+
+def long_job(copy_run: CopyRun) -> Config:
+    """`linear` for 900 short steps under a name of its own, in a run without that model."""
+    models = {"long": {"kind": "linear", "width": 8, "dropout": 0.3, "epochs": 300}}
+    train = {"epochs": 1, "batch_size": 16, "device": "cpu", "threads": 1, "lr": 1e-3}
+    train |= {"evaluate_every_epochs": 5000, "checkpoint_every_steps": 100_000}
+    return copy_run(models=models, model=("long",), train=train)
+
+
+def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(
+    copy_run: CopyRun, tmp_path: Path
+) -> None:
+    config, whole = long_job(copy_run), long_job(copy_run)
+    file = tmp_path / "long.yaml"
+    file.write_text(dump_config(config))
+    directory = Layout(config.run).model("long")
+    command = [sys.executable, "-m", "train", "fit", str(file)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 60
+    while not read_metrics(directory / "metrics.jsonl"):
+        assert time.monotonic() < deadline_s
+        assert process.poll() is None, "it died, or ended before the test was quick enough"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    newest = checkpoint.newest(directory / "checkpoints")
+    assert newest is not None
+    saved = json.loads((newest / "state.json").read_text())["step"]
+    assert f"saved step {saved} of" in errors
+    logged = [record["step"] for record in read_metrics(directory / "metrics.jsonl")]
+    assert max(logged) <= saved < max(logged) + 10
+    assert fit.run(config) == 0
+    assert fit.run(whole) == 0
+    name = "model.safetensors"
+    assert (directory / name).read_bytes() == (Layout(whole.run).model("long") / name).read_bytes()
+    assert StageLog(Layout(config.run), "fit", "long").record(0)
+
+
+def test_other_settings_are_refused_and_free_ones_are_not(copy_run: CopyRun) -> None:
+    config = copy_run()
+    weights = Layout(config.run).model("linear") / "model.safetensors"
+    before = weights.read_bytes()
+    train = config.train.model_dump()
+    free = train | {"checkpoint_every_steps": 1, "keep_checkpoints": 1, "threads": None}
+    assert fit.run(Config.model_validate(config.model_dump() | {"train": free})) == 0
+    other = Config.model_validate(config.model_dump() | {"train": train | {"batch_size": 8}})
+    with pytest.raises(RecipeMismatch, match=r"train.batch_size: 16 there, 8 now"):
+        fit.run(other)
+    assert weights.read_bytes() == before
+
+
+def test_the_cure_for_too_few_positions_works(copy_run: CopyRun) -> None:
+    bert = {"kind": "bert", "layers": 1, "width": 8, "heads": 2, "epochs": 1}
+    config = copy_run(models={"bert": {**bert, "max_positions": 8}}, model=("bert",))
+    with pytest.raises(ConfigError, match="max_positions=66 or more"):
+        fit.run(config)
+    longer = {"models": {"bert": {**bert, "max_positions": 66}}}
+    assert fit.run(Config.model_validate(config.model_dump() | longer)) == 0
