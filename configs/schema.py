@@ -131,7 +131,7 @@ class CodebookConfig(Section):
     front_end: Literal["none", "minmax"] = "none"
     frames_per_centroid: PositiveInt = 256
     holdout_share: Share = 0.05  # of the training clips, to measure the error on
-    batch_frames: PositiveInt = 16_384
+    batch_frames: PositiveInt = 4_096  # of the first pass; it doubles with every pass
     passes: PositiveInt = 10
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"

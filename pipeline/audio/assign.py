@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from configs.errors import InputError
 from pipeline.audio.front_end import VectorsTD
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32
@@ -120,9 +121,15 @@ def unit(vectors_TD: VectorsTD) -> VectorsTD:
 
 
 def choose_device(asked: str) -> str:
-    """`cuda` or `cpu` for faiss; `auto` takes a GPU where faiss sees one."""
+    """`cuda` or `cpu` for faiss; `auto` takes a GPU where faiss sees one.
+
+    Raises InputError where a GPU is asked for and faiss sees none.
+    """
+    num_gpus = faiss.get_num_gpus()
+    if asked == "cuda" and not num_gpus:
+        raise InputError("codebook.device=cuda, but faiss sees no GPU here: use auto or cpu")
     if asked == "auto":
-        return "cuda" if faiss.get_num_gpus() else "cpu"
+        return "cuda" if num_gpus else "cpu"
     return asked
 
 
