@@ -1,4 +1,4 @@
-"""Which device faiss works on: a GPU where there is one, the CPU elsewhere, and no silent change."""
+"""Which device faiss works on: a GPU where there is one, the CPU elsewhere."""
 
 from __future__ import annotations
 
