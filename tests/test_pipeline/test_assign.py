@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from configs.errors import AudiolexError
 from configs.schema import CodebookConfig
-from pipeline.audio.assign import Assigner, choose_device, unit
+from pipeline.audio.assign import Assigner, unit
 from pipeline.kmeans import start
 
 ROOT = Path(__file__).parents[2]
@@ -176,12 +176,6 @@ def test_unit_vectors_have_length_1_and_zero_stays_zero() -> None:
     vectors_TD = np.array([[3, 4], [0, 0], [1e-30, 0]], dtype=np.float32)
     assert unit(vectors_TD)[:2].tolist() == [[np.float32(0.6), np.float32(0.8)], [0, 0]]
     assert unit(vectors_TD).dtype == np.float32
-
-
-def test_a_device_that_is_asked_for_is_taken() -> None:
-    assert choose_device("cpu") == "cpu"
-    assert choose_device("cuda") == "cuda"
-    assert choose_device("auto") in {"cpu", "cuda"}
 
 
 SCRIPT = """
