@@ -19,7 +19,7 @@ from configs.errors import InputError
 from configs.schema import CodebookConfig, SplitConfig
 from pipeline.audio.front_end import FRONT_ENDS, VectorsTD
 from shards.frames import read_shard_frames
-from shards.index import decoded, read_index
+from shards.index import decoded, read_shard_index
 from shards.seal import Seal
 from shards.splits import TRAIN, split_codes, unit_hash
 
@@ -87,4 +87,4 @@ def _clip_vectors(
 
 
 def _index(seal: Seal, shard: int, columns: list[str]) -> pa.Table:
-    return read_index(seal.layout.root / seal.records[shard].file("index/").path, columns)
+    return read_shard_index(seal.layout, seal.records[shard], columns)

@@ -11,7 +11,7 @@ from pipeline.shard import NAME
 from shards import plan as plans
 from shards.codebook import codebook_names
 from shards.commit import StageLog
-from shards.index import QUARANTINED, read_index
+from shards.index import QUARANTINED, read_shard_index
 from shards.layout import Layout
 from shards.seal import find_seal
 
@@ -55,7 +55,7 @@ def quarantined(layout: Layout) -> pa.Table:
     """Index rows of all quarantined clips of committed shards."""
     log = StageLog(layout, "shard", NAME)
     records = [record for record in map(log.record, sorted(log.committed())) if record]
-    tables = [read_index(layout.root / record.file("index/").path) for record in records]
+    tables = [read_shard_index(layout, record) for record in records]
     if not tables:
         return pa.table({"reason": [], "id": [], "detail": []})
     table = pa.concat_tables(tables)

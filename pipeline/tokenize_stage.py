@@ -23,7 +23,7 @@ from shards.atomic import Attempt
 from shards.codebook import codebook_names, open_codebook
 from shards.commit import CommitRecord, FileRecord, StageLog, ids_sha256, publish
 from shards.frames import FramesTM, read_shard_frames
-from shards.index import decoded, read_index
+from shards.index import decoded, read_shard_index
 from shards.layout import Layout
 from shards.seal import Seal, open_seal, write_seal
 from shards.tokens import BLOCK_CLIPS, STAGE, Block, index_table, write_index, write_token_tar
@@ -86,7 +86,7 @@ def tokenize_shard(task: TokenizeTask) -> CommitRecord:
     codebook, _ = open_codebook(layout, task.name)
     assigner = Assigner(codebook.centroids_KD, codebook.metric, task.device)
     source = task.source
-    rows = decoded(read_index(layout.root / source.file("index/").path)).to_pylist()
+    rows = decoded(read_shard_index(layout, source)).to_pylist()
     frames_TM = read_shard_frames(layout, source)
     tokens = [
         tokenize_clip(_frames_of(row, frames_TM), codebook.front_end, assigner) for row in rows

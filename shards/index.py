@@ -7,6 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.commit import CommitRecord
+from shards.layout import Layout
+from shards.seal import check_bytes
+
 OK = "ok"
 QUARANTINED = "quarantined"
 
@@ -38,6 +42,15 @@ def write_index(path: Path, rows: list[dict[str, object]]) -> None:
 
 def read_index(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(path, columns=columns)
+
+
+def read_shard_index(
+    layout: Layout, record: CommitRecord, columns: list[str] | None = None
+) -> pa.Table:
+    """The index of a committed shard; raises IntegrityError unless it is the one on record."""
+    file = record.file("index/")
+    check_bytes(layout.root, file)
+    return read_index(layout.root / file.path, columns)
 
 
 def decoded(table: pa.Table) -> pa.Table:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.errors import InputError, RecipeMismatch
+from configs.errors import InputError, IntegrityError, RecipeMismatch
 from configs.schema import ShardsConfig
 from shards.atomic import Attempt, sha256_file, write_whole
 from shards.commit import canonical_json, differences, fingerprint
@@ -95,7 +95,7 @@ def freeze(
 
 def load(layout: Layout) -> Plan:
     """The run's frozen plan. Call only where `layout.plan_json` exists."""
-    tree = json.loads(layout.plan_json.read_bytes())
+    tree = _read_json(layout)
     return Plan(
         table_path=layout.plan_table,
         num_clips=tree["clips"],
@@ -109,11 +109,21 @@ def load(layout: Layout) -> Plan:
 
 def check_recipe(layout: Layout, recipe: Mapping[str, Any]) -> None:
     """Raises RecipeMismatch where the frozen plan was made from another source or sharding."""
-    stored = json.loads(layout.plan_json.read_bytes())["recipe"]
+    stored = _read_json(layout)["recipe"]
     asked = json.loads(canonical_json(recipe))
     if stored != asked:
         cure = "Ask for the old settings again, or give another run=DIR for the new ones."
         raise RecipeMismatch(f"{layout.root}: the plan", differences(stored, asked), cure)
+
+
+def _read_json(layout: Layout) -> dict[str, Any]:
+    try:
+        tree: dict[str, Any] = json.loads(layout.plan_json.read_bytes())
+    except ValueError:
+        raise IntegrityError(
+            f"{layout.plan_json} is damaged: restore it from a copy, or begin again in another run"
+        ) from None
+    return tree
 
 
 def clips_per_shard(num_clips: int, config: ShardsConfig) -> int:

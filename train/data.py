@@ -18,7 +18,7 @@ from configs.errors import InputError, IntegrityError
 from configs.schema import SplitConfig
 from shards import plan as plans
 from shards.codebook import Codebook, open_codebook
-from shards.index import decoded, read_index
+from shards.index import decoded, read_shard_index
 from shards.keys import key_of
 from shards.layout import Layout
 from shards.plan import ClassName, Task
@@ -123,7 +123,5 @@ def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -
 def _decoded_index(layout: Layout) -> pa.Table:
     seal = open_seal(layout, "shard", "default")
     columns = ["id", "split", "fold", "status"]
-    parts = [
-        read_index(layout.root / record.file("index/").path, columns) for record in seal.records
-    ]
+    parts = [read_shard_index(layout, record, columns) for record in seal.records]
     return decoded(pa.concat_tables(parts))

@@ -17,7 +17,7 @@ from shards.atomic import write_whole
 from shards.commit import CommitRecord
 from shards.events import timed
 from shards.frames import FramesTM, read_shard_frames
-from shards.index import decoded, read_index
+from shards.index import decoded, read_shard_index
 from shards.layout import Layout
 from shards.seal import Seal, open_seal
 from train import figures
@@ -158,7 +158,7 @@ def _frames_of(seal: Seal, clip_id: str) -> FramesTM:
 
 
 def _rows_of(seal: Seal, record: CommitRecord, clip_id: str) -> list[dict[str, Any]]:
-    table = decoded(read_index(seal.layout.root / record.file("index/").path))
+    table = decoded(read_shard_index(seal.layout, record))
     return [row for row in table.to_pylist() if row["id"] == clip_id]
 
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from shards.index import INDEX_SCHEMA, OK, QUARANTINED, decoded, read_index, write_index
+import pytest
+
+from configs.errors import IntegrityError
+from shards.commit import CommitRecord, FileRecord
+from shards.index import (
+    INDEX_SCHEMA,
+    OK,
+    QUARANTINED,
+    decoded,
+    read_index,
+    read_shard_index,
+    write_index,
+)
+from shards.layout import Layout
 
 
 def row(clip_id: str, **over: object) -> dict[str, object]:
@@ -40,3 +54,17 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 def test_a_shard_may_have_no_row(tmp_path: Path) -> None:
     write_index(tmp_path / "part", [])
     assert len(decoded(read_index(tmp_path / "part"))) == 0
+
+
+def test_an_altered_index_is_refused(layout: Layout, tmp_path: Path) -> None:
+    path = layout.root / "index/part-000000.parquet"
+    path.parent.mkdir(parents=True)
+    write_index(path, [])
+    data = path.read_bytes()
+    file = FileRecord("index/part-000000.parquet", len(data), hashlib.sha256(data).hexdigest())
+    record = CommitRecord("shard", "default", 0, "f", {}, "", (file,))
+    assert read_shard_index(layout, record).num_rows == 0
+    for altered in (data[:-5], bytes(len(data))):
+        path.write_bytes(altered)
+        with pytest.raises(IntegrityError, match="part-000000.parquet"):
+            read_shard_index(layout, record)

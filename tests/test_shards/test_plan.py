@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import InputError, RecipeMismatch
+from configs.errors import InputError, IntegrityError, RecipeMismatch
 from configs.schema import ShardsConfig
 from shards import plan as plans
 from shards.layout import Layout
@@ -138,3 +138,10 @@ def test_another_recipe_is_refused_with_the_keys_that_differ(layout: Layout) -> 
     asked = {**RECIPE, "shards": {"clips_per_shard": 8}}
     with pytest.raises(RecipeMismatch, match=r"shards\.clips_per_shard: 4 there, 8 now"):
         plans.check_recipe(layout, asked)
+
+
+def test_a_damaged_plan_is_named(layout: Layout) -> None:
+    freeze(layout, ["a", "b"], ShardsConfig())
+    layout.plan_json.write_bytes(layout.plan_json.read_bytes()[:40])
+    with pytest.raises(IntegrityError, match=r"plan\.json is damaged"):
+        plans.load(layout)
