@@ -92,7 +92,7 @@ def _commit(
         centroids_KD=state.centroids_KD,
         metric=config.codebook.metric,
         front_end=config.codebook.front_end,
-        mel=config.mel.model_dump(mode="json"),
+        frames=config.frames.model_dump(mode="json"),
         sample_rate_hz=config.audio.sample_rate_hz,
         frames_fingerprint=seal.fingerprint,
     )

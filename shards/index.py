@@ -19,18 +19,23 @@ INDEX_SCHEMA = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("key", pa.string(), nullable=False),  # in the tars
         pa.field("labels", pa.list_(pa.int16()), nullable=False),
+        pa.field("targets", pa.list_(pa.float32()), nullable=False),
         pa.field("set", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),  # what the source declares
         pa.field("fold", pa.int8(), nullable=False),
+        pa.field("group", pa.string()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string()),  # of the quarantine: a stable code
         pa.field("detail", pa.string()),  # of the quarantine: for people
         pa.field("row_start", pa.int64()),  # in the shard's frame array
         pa.field("num_frames", pa.int32(), nullable=False),
         pa.field("decoder", pa.string()),
+        pa.field("container", pa.string()),  # what the file really was
         pa.field("source", pa.string(), nullable=False),  # path below the source's root
         pa.field("source_rate_hz", pa.int32()),
+        pa.field("source_channels", pa.int16()),
         pa.field("source_samples", pa.int64()),  # a channel
+        pa.field("source_sha256", pa.string()),  # of the file's bytes, if they could be read
     ]
 )
 

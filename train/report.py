@@ -139,7 +139,7 @@ def _clip_section(config: Config, data: TokenData) -> str:
     names = ", ".join(
         data.classes[c].name for c in np.flatnonzero(data.targets(np.array([row]))[0])
     )
-    hop_s = config.mel.hop_length / config.audio.sample_rate_hz
+    hop_s = config.frames.hop_samples(config.audio.sample_rate_hz) / config.audio.sample_rate_hz
     return (
         f'<p class="note">{escape(data.ids[row])}: {escape(names)}</p>'
         f"{figures.spectrogram(frames_TM, tokens_T, data.codebook.k, hop_s)}"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from configs.errors import ConfigError
 from configs.load import dump_config, load_config, merge
-from configs.schema import BertModel, Config, EscSource, LstmModel
+from configs.schema import BertModel, Config, LstmModel
+from configs.sources import EscSource
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -46,7 +47,7 @@ def test_every_fault_is_listed_at_once_under_its_own_path(
         run: r
         source: {kind: audioset, root: d, classes: c, sets: {train: {segmets: s.csv}}}
         codebook: {k: 1, metrik: l2}
-        mel: {n_mels: many}
+        frames: {n_mels: many}
         models:
           big: {kind: brt}
           bag: {kind: bert, widht: 3}
@@ -82,8 +83,8 @@ def test_the_message_names_the_file_and_counts_the_faults(write_yaml: WriteYaml)
 @pytest.mark.parametrize(
     ("section", "path"),
     [
-        ("mel: {hop_length: 2048}", "mel"),
-        ("mel: {f_min_hz: 500, f_max_hz: 400}", "mel"),
+        ("frames: {hop_length: 2048}", "frames"),
+        ("frames: {f_min_hz: 500, f_max_hz: 400}", "frames"),
         ("quarantine: {max_share: 1.5}", "quarantine.max_share"),
         ("split: {valid_share: 1.0}", "split.valid_share"),
         ("split: {folds: [1, 0]}", "split.folds"),
@@ -107,7 +108,7 @@ def test_values_out_of_range_are_refused(
     ("section", "said"),
     [
         ("model: [bag]", "model: no entry bag under models (known: none)"),
-        ("mel: {f_max_hz: 12000}", "mel.f_max_hz 12000.0 is above 11025.0 Hz, half"),
+        ("frames: {f_max_hz: 12000}", "frames.f_max_hz 12000.0 is not between"),
     ],
 )
 def test_sections_must_agree(
@@ -119,7 +120,7 @@ def test_sections_must_agree(
 @pytest.mark.parametrize(
     ("section", "path"),
     [
-        ("mel: {f_min_hz: 20000}", "mel.f_min_hz"),  # above half the sample rate: no band is left
+        ("frames: {f_min_hz: 20000}", "frames.f_min_hz"),  # above half the sample rate: no band is left
         ("train: {lr: .inf}", "train.lr"),
         ("cluster: {memory_limit: banana}", "cluster.memory_limit"),
     ],
@@ -157,7 +158,7 @@ def test_bytes_that_are_no_text_are_a_fault(tmp_path: Path, faults_of: FaultsOf)
     ("text", "said"),
     [
         ("run: a\nrun: b\n", "line 1: run is set twice"),
-        (MINIMAL + "mel: {n_fft: 512, n_fft: 1024}\n", "line 3: n_fft is set twice"),
+        (MINIMAL + "frames: {n_fft: 512, n_fft: 1024}\n", "line 3: n_fft is set twice"),
     ],
 )
 def test_a_key_written_twice_is_refused(
@@ -184,8 +185,8 @@ def test_a_missing_file_suggests_its_neighbour(write_yaml: WriteYaml, faults_of:
 
 
 def test_includes_merge_left_to_right_below_the_including_file(write_yaml: WriteYaml) -> None:
-    write_yaml(MINIMAL + "mel: {n_fft: 256, hop_length: 64, n_mels: 8}\n", "left.yaml")
-    write_yaml("mel: {hop_length: 32, n_mels: 16}\nsplit: {folds: [1, 2]}\n", "right.yaml")
+    write_yaml(MINIMAL + "frames: {n_fft: 256, hop_length: 64, n_mels: 8}\n", "left.yaml")
+    write_yaml("frames: {hop_length: 32, n_mels: 16}\nsplit: {folds: [1, 2]}\n", "right.yaml")
     job = write_yaml("include: [left.yaml, right.yaml]\nmel: {n_mels: 32}\nsplit: {folds: [3]}\n")
     config = load_config(job)
     assert (config.mel.n_fft, config.mel.hop_length, config.mel.n_mels) == (256, 32, 32)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configs.errors import InputError
-from configs.schema import AudioSetSource
+from configs.sources import AudioSetSource
 from pipeline.sources import read_source, require_root
 from pipeline.sources.audioset import read, read_classes, read_segments
 from shards.plan import CLIP_SCHEMA, ClassName

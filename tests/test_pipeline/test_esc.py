@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from configs.errors import InputError
-from configs.schema import EscSource
+from configs.sources import EscSource
 from pipeline.sources import read_source
 from pipeline.sources.esc import read
 from shards.plan import CLIP_SCHEMA

@@ -21,7 +21,8 @@ import soundfile
 
 from configs.errors import InputError, RecipeMismatch, RunLocked
 from configs.load import merge
-from configs.schema import AudioConfig, Config, MelConfig
+from configs.frames import MelFrames
+from configs.schema import AudioConfig, Config
 from pipeline import status
 from pipeline.audio.decode import ClipRefused, decode
 from pipeline.audio.mel import log_mel
@@ -271,14 +272,14 @@ def test_all_goes_on_past_a_full_quarantine_and_says_so_at_the_end(
 def test_a_clip_that_is_no_file_is_missing(tmp_path: Path, name: str) -> None:
     (tmp_path / "file.txt").write_text("text")
     with pytest.raises(ClipRefused) as caught:
-        read_clip(tmp_path, name, AudioConfig(), MelConfig())
+        read_clip(tmp_path, name, AudioConfig(), MelFrames())
     assert caught.value.reason == "missing"
     assert name.strip(".") in caught.value.detail
 
 
 def test_a_name_that_the_file_system_refuses_costs_its_clip_only(tmp_path: Path) -> None:
     with pytest.raises(ClipRefused):
-        read_clip(tmp_path, f"{'x' * 300}.flac", AudioConfig(), MelConfig())
+        read_clip(tmp_path, f"{'x' * 300}.flac", AudioConfig(), MelFrames())
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
@@ -288,7 +289,7 @@ def test_a_clip_far_too_loud_is_refused_or_has_finite_frames(tmp_path: Path, lev
     path = tmp_path / "loud.wav"
     path.write_bytes(wav(np.stack([level * noise(22_050)] * 2, axis=1)))
     try:
-        clip = read_clip(tmp_path, path.name, AudioConfig(), MelConfig())
+        clip = read_clip(tmp_path, path.name, AudioConfig(), MelFrames())
     except ClipRefused:
         return
     assert np.isfinite(clip.frames_TM).all()
@@ -399,7 +400,7 @@ def test_a_shard_that_is_lost_is_made_again_as_it_was(made_clips: Path, tmp_path
     ("over", "line"),
     [
         ({"mel": {"n_mels": 32}}, "mel.n_mels: 64 there, 32 now"),
-        ({"mel": {"f_max_hz": 8_000}}, "mel.f_max_hz: null there, 8000.0 now"),
+        ({"frames": {"f_max_hz": 8_000}}, "frames.f_max_hz: null there, 8000.0 now"),
         ({"audio": {"store": "none"}}, 'audio.store: "flac" there, "none" now'),
         ({"audio": {"max_clip_s": 9}}, "audio.max_clip_s: 60.0 there, 9.0 now"),
         ({"shards": {"clips_per_shard": 4}}, "shards.clips_per_shard: 1024 there, 4 now"),

@@ -31,7 +31,7 @@ def made(k: int = 5, dim: int = 4, seed: int = 0) -> Codebook:
         centroids_KD=np.random.default_rng(seed).normal(size=(k, dim)).astype(np.float32),
         metric="l2",
         front_end="minmax",
-        mel={"n_mels": dim, "f_max_hz": None},
+        frames={"n_mels": dim, "f_max_hz": None},
         sample_rate_hz=22_050,
         frames_fingerprint="f" * 64,
     )
