@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -36,12 +36,13 @@ from pipeline.storage import require
 from shards import plan as plans
 from shards.atomic import Attempt
 from shards.commit import CommitRecord, FileRecord, StageLog, ids_sha256, publish
-from shards.frames import FramesTM, encode_frames, open_group
+from shards.frames import FramesTM, encode_frames, write_group
 from shards.index import OK, QUARANTINED, write_index
 from shards.keys import key_of
 from shards.layout import Layout
 from shards.plan import Plan
 from shards.seal import write_seal
+from shards.statistics import Moments
 from shards.tar import TarWriter
 
 STAGE = "shard"
@@ -74,13 +75,28 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     log = StageLog(layout, STAGE, NAME)
     plan = frozen_plan(config, layout, is_bound=bool(log.committed()))
     fingerprint = log.open(recipe(config, plan))
-    open_group(layout, {"frames": config.frames.model_dump(), "audio": config.audio.model_dump()})
+    group = write_group(layout, _group_attributes(config))
     if len(log.committed()) < plan.num_shards:
         require(config.source.root)
     tasks = [_task(config, layout, shard, fingerprint) for shard in range(plan.num_shards)]
-    records = run_shards(client, log, make_shard, tasks)
-    write_seal(log, records)
+    records = run_shards(client, log, make_shard, tasks, fingerprint)
+    write_seal(log, records, {"group": group, "statistics": _write_statistics(layout, records)})
     say(summary(records))
+
+
+def _group_attributes(config: Config) -> dict[str, Any]:
+    return {
+        "frames": config.frames.model_dump(mode="json"),
+        "audio": config.audio.model_dump(mode="json"),
+    }
+
+
+def _write_statistics(layout: Layout, records: Sequence[CommitRecord]) -> FileRecord:
+    """Mean, std, min and max of each column over all frames, for people and for training."""
+    moments = Moments.merged(Moments.from_json(record.detail["moments"]) for record in records)
+    with Attempt(layout.partial, "statistics") as attempt:
+        attempt.path("statistics").write_text(json.dumps(moments.summary(), indent=1) + "\n")
+        return publish(attempt, layout.root, "statistics", layout.statistics)
 
 
 def _task(config: Config, layout: Layout, shard: int, fingerprint: str) -> ShardTask:
@@ -129,8 +145,9 @@ def make_shard(task: ShardTask) -> CommitRecord:
             for plan_row in plan_rows:
                 rows.append(_make_clip(task, plan_row, reader, sandbox, tar, frames))
         write_index(attempt.path("index.parquet"), rows)
-        files = _publish(task, layout, attempt, frames)
-    return log.commit(_record(task, rows, files))
+        all_frames_TM = np.concatenate([_no_frames(task.frames), *frames])
+        files = _publish(task, layout, attempt, all_frames_TM)
+    return log.commit(_record(task, rows, files, Moments.of(all_frames_TM)))
 
 
 def _make_clip(
@@ -198,7 +215,7 @@ def _metadata(plan_row: Mapping[str, Any], clip: Clip, sample_rate_hz: int) -> b
 
 
 def _publish(
-    task: ShardTask, layout: Layout, attempt: Attempt, frames: list[FramesTM]
+    task: ShardTask, layout: Layout, attempt: Attempt, frames_TM: FramesTM
 ) -> tuple[FileRecord, ...]:
     """Move the shard's files to their final, hash-bearing names; returns their records."""
     places = {
@@ -208,7 +225,7 @@ def _publish(
     if task.audio.store == "none":
         del places["audio.tar"]
     files = [publish(attempt, layout.root, name, place) for name, place in places.items()]
-    objects = encode_frames(np.concatenate([_no_frames(task.frames), *frames]))
+    objects = encode_frames(frames_TM)
     sha256 = hashlib.sha256(b"".join(objects.values())).hexdigest()
     for number, (name, data) in enumerate(objects.items()):
         place = partial(_inside, layout.frames_array(task.shard, sha256), name)
@@ -218,7 +235,7 @@ def _publish(
 
 
 def _record(
-    task: ShardTask, rows: list[dict[str, Any]], files: tuple[FileRecord, ...]
+    task: ShardTask, rows: list[dict[str, Any]], files: tuple[FileRecord, ...], moments: Moments
 ) -> CommitRecord:
     reasons = Counter(row["reason"] for row in rows if row["status"] == QUARANTINED)
     counts = {
@@ -235,7 +252,7 @@ def _record(
         counts=counts,
         ids_sha256=ids_sha256(row["id"] for row in rows),
         files=files,
-        detail={"reasons": dict(sorted(reasons.items()))},
+        detail={"reasons": dict(sorted(reasons.items())), "moments": moments.to_json()},
     )
 
 

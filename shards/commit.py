@@ -21,6 +21,8 @@ from shards.atomic import Attempt, create_whole, sha256_file, write_whole
 from shards.layout import Layout
 
 RECIPE_NAME = "recipe.json"
+HASH_KEY = "record_sha256"
+REPAIR = "`python -m shards verify RUN --repair` lets the next run rebuild it"
 CURE = (
     "Ask for the old settings again, or give another run=DIR (codebooks and what follows them: "
     "another codebook.name=NAME keeps the decoded frames; models: another name under models)."
@@ -52,6 +54,12 @@ class FileRecord:
     sha256: str
 
 
+def record_of(root: Path, path: Path, data: bytes) -> FileRecord:
+    """The record of a file that holds `data`."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    return FileRecord(path.relative_to(root).as_posix(), len(data), sha256)
+
+
 def publish(
     attempt: Attempt, root: Path, partial_name: str, place: Callable[[str], Path]
 ) -> FileRecord:
@@ -77,13 +85,18 @@ class CommitRecord:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        return canonical_json(dataclasses.asdict(self))
+        """The record with its own hash in it, so that no bit of it changes unseen."""
+        tree = dataclasses.asdict(self)
+        return canonical_json({**tree, HASH_KEY: fingerprint(tree)})
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
+        """Raises ValueError, TypeError or KeyError for bytes that are not a whole record."""
         tree = json.loads(data)
-        if not isinstance(tree, dict):
-            raise TypeError("a record is a JSON object")
+        if not isinstance(tree, dict) or canonical_json(tree) != data:
+            raise TypeError("a record is a JSON object in one spelling")
+        if tree.pop(HASH_KEY) != fingerprint(tree):
+            raise ValueError("its hash is not its own")
         files = tuple(FileRecord(**file) for file in tree.pop("files"))
         return cls(**tree, files=files)
 
@@ -154,7 +167,11 @@ class StageLog:
             return None
         except (ValueError, TypeError, KeyError):
             path = self.path(shard)
-            raise IntegrityError(f"{path} is damaged: delete it and run the stage again") from None
+            raise IntegrityError(f"{path} is damaged; {REPAIR}") from None
+
+    def owns(self, record: CommitRecord, shard: int) -> bool:
+        """Whether a record says itself that it belongs where it stands."""
+        return (record.stage, record.name, record.shard) == (self.stage, self.name, shard)
 
     def commit(self, record: CommitRecord) -> CommitRecord:
         """Create the record; raises DifferentBytes if another attempt committed other bytes."""

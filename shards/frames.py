@@ -20,8 +20,8 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 from zarr.storage import MemoryStore
 
 from configs.errors import IntegrityError
-from shards.atomic import create_whole
-from shards.commit import CommitRecord
+from shards.atomic import write_whole
+from shards.commit import REPAIR, CommitRecord, FileRecord, record_of
 from shards.layout import Layout
 from shards.seal import check_bytes, check_size
 
@@ -55,13 +55,15 @@ def encode_frames(frames_TM: FramesTM) -> dict[str, bytes]:
     return {name: buffer.to_bytes() for name, buffer in sorted(store._store_dict.items())}
 
 
-def open_group(layout: Layout, attributes: Mapping[str, Any]) -> None:
-    """Make the group that holds the arrays; `attributes` say how the frames were made."""
+def write_group(layout: Layout, attributes: Mapping[str, Any]) -> FileRecord:
+    """Write the group that holds the arrays; `attributes` say how the frames were made."""
     store = MemoryStore()
     zarr.create_group(store=store, attributes=dict(attributes))
-    create_whole(
-        layout.partial, layout.frames / "zarr.json", store._store_dict["zarr.json"].to_bytes()
-    )
+    data = store._store_dict["zarr.json"].to_bytes()
+    path = layout.frames / "zarr.json"
+    if not path.exists() or path.read_bytes() != data:
+        write_whole(layout.partial, path, data)
+    return record_of(layout.root, path, data)
 
 
 def read_shard_frames(layout: Layout, record: CommitRecord) -> FramesTM:
@@ -84,4 +86,4 @@ def read_array(directory: Path) -> FramesTM:
         array = zarr.open_array(store=directory, mode="r")
         return np.asarray(array[:], dtype=np.float16)
     except (ValueError, RuntimeError) as error:
-        raise IntegrityError(f"{directory}: {error}") from None
+        raise IntegrityError(f"{directory}: {error}; {REPAIR}") from None

@@ -104,6 +104,7 @@ class Plan:
     task: Task
     classes: tuple[ClassName, ...]
     fingerprint: str
+    table_sha256: str
 
     def rows(self, shard: int) -> pa.Table:
         """The clips of one shard, CLIP_SCHEMA, in plan order."""
@@ -139,6 +140,7 @@ def load(layout: Layout) -> Plan:
         task=tree["task"],
         classes=tuple(ClassName(**name) for name in tree["classes"]),
         fingerprint=fingerprint(tree),
+        table_sha256=tree["table_sha256"],
     )
 
 

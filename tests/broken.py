@@ -44,7 +44,9 @@ def samples(channels: int = 1, rate_hz: int = RATE_HZ, seconds: float = SECONDS)
     return (chirp[:, None] + noise).astype(np.float32)
 
 
-def encoded(kind: str, subtype: str, audio: np.ndarray | None = None, rate_hz: int = RATE_HZ) -> bytes:
+def encoded(
+    kind: str, subtype: str, audio: np.ndarray | None = None, rate_hz: int = RATE_HZ
+) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples() if audio is None else audio, rate_hz, subtype, format=kind)
     return buffer.getvalue()
@@ -56,7 +58,9 @@ def muxed(container: str, codec: str, rate_hz: int = RATE_HZ, **options: str) ->
     with av.open(buffer, "w", format=container, options=options) as output:
         stream = output.add_stream(codec, rate=rate_hz)
         stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(samples(1, RATE_HZ).T.copy(), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            samples(1, RATE_HZ).T.copy(), format="fltp", layout="mono"
+        )
         frame.sample_rate = RATE_HZ
         context = stream.codec_context
         resampler = av.AudioResampler(
@@ -246,7 +250,9 @@ def _bad_samples() -> Iterator[Broken]:
         yield Broken("one value", f"constant{level}.wav", flat, "constant")
     for count in (1, 2, 100, 512):
         short = encoded("WAV", "PCM_16", audio[:count])
-        yield Broken("too short", f"short{count}.wav", short, "constant" if count == 1 else "too_short")
+        yield Broken(
+            "too short", f"short{count}.wav", short, "constant" if count == 1 else "too_short"
+        )
     for kind, subtype in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("CAF", "PCM_16")):
         nothing = encoded(kind, subtype, audio[:0])
         yield Broken("no samples", f"none.{kind}", nothing, "no_samples")
@@ -257,7 +263,12 @@ def _too_much() -> Iterator[Broken]:
     yield Broken("too long", "61s.wav", long, "too_long")
     long = encoded("FLAC", "PCM_16", np.tile(samples(1, 8000), (61, 1)), 8000)
     yield Broken("too long", "61s.flac", long, "too_long")
-    yield Broken("too long", "61s.mp3", encoded("MP3", "MPEG_LAYER_III", np.tile(samples(1, 8000), (61, 1)), 8000), "too_long")
+    yield Broken(
+        "too long",
+        "61s.mp3",
+        encoded("MP3", "MPEG_LAYER_III", np.tile(samples(1, 8000), (61, 1)), 8000),
+        "too_long",
+    )
     for channels in (33, 96):
         many = encoded("WAV", "PCM_16", samples(channels))
         yield Broken("many channels", f"{channels}ch.wav", many, "too_many_channels")

@@ -120,7 +120,10 @@ def test_sections_must_agree(
 @pytest.mark.parametrize(
     ("section", "path"),
     [
-        ("frames: {f_min_hz: 20000}", "frames.f_min_hz"),  # above half the sample rate: no band is left
+        (
+            "frames: {f_min_hz: 20000}",
+            "frames.f_min_hz",
+        ),  # above half the sample rate: no band is left
         ("train: {lr: .inf}", "train.lr"),
         ("cluster: {memory_limit: banana}", "cluster.memory_limit"),
     ],

@@ -20,8 +20,8 @@ import pytest
 import soundfile
 
 from configs.errors import InputError, RecipeMismatch, RunLocked
-from configs.load import merge
 from configs.frames import MelFrames
+from configs.load import merge
 from configs.schema import AudioConfig, Config
 from pipeline import status
 from pipeline.audio.decode import ClipRefused, decode
