@@ -87,6 +87,13 @@ class Sandbox:
         seconds: float | None = self._ask("seconds", given)["seconds"]
         return seconds
 
+    def cpu_s(self) -> float:
+        """CPU seconds that the child has used so far (Linux; 0 where there is none)."""
+        if self._child is None:
+            return 0.0
+        fields = Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         """End the child; the next request starts another."""
         if self._child is not None:
