@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,8 +91,9 @@ def _load(tar: tarfile.TarFile, name: str) -> np.ndarray:
     if member is None:
         raise IntegrityError(f"{name} is no file")
     with member:
-        loaded: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
-        return loaded
+        data = io.BytesIO(member.read())
+    loaded: np.ndarray = np.lib.format.read_array(data, allow_pickle=False)
+    return loaded
 
 
 CHECKS: dict[str, Callable[[Layout, Plan, CommitRecord], Faults]] = {

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from configs.errors import InputError, IntegrityError, RecipeMismatch
 from configs.schema import ShardsConfig
 from shards.atomic import Attempt, sha256_file, write_whole
-from shards.commit import canonical_json, differences, fingerprint
+from shards.commit import REPAIR, canonical_json, differences, fingerprint
 from shards.layout import Layout
 
 FORMAT = 2
@@ -154,12 +154,13 @@ def check_recipe(layout: Layout, recipe: Mapping[str, Any]) -> None:
 
 
 def _read_json(layout: Layout) -> dict[str, Any]:
+    data = layout.plan_json.read_bytes()
     try:
-        tree: dict[str, Any] = json.loads(layout.plan_json.read_bytes())
+        tree: dict[str, Any] = json.loads(data)
     except ValueError:
-        raise IntegrityError(
-            f"{layout.plan_json} is damaged: restore it from a copy, or begin again in another run"
-        ) from None
+        tree = {}
+    if canonical_json(tree) != data:
+        raise IntegrityError(f"{layout.plan_json} is damaged; {REPAIR}")
     return tree
 
 
