@@ -229,9 +229,8 @@ def _torchaudio_loads() -> bool:
 def _print(times: dict[str, list[float]], spent: dict[str, float], decoder: str) -> int:
     medians = {name: statistics.median(values) for name, values in times.items()}
     kernel = os.environ.get("OPENBLAS_CORETYPE", "its own choice")
-    print(
-        f"CPU ms a clip of {CLIP_S} s, medians of {len(next(iter(times.values())))} rounds (OPENBLAS_CORETYPE: {kernel})"
-    )
+    rounds = len(next(iter(times.values())))
+    print(f"CPU ms a clip of {CLIP_S} s, medians of {rounds} rounds; OPENBLAS_CORETYPE: {kernel}")
     for name, values in times.items():
         print(f"{name:<24}{medians[name]:8.2f}   {min(values):.2f} to {max(values):.2f}")
     print("ours, part by part: " + ", ".join(f"{name} {ms:.2f}" for name, ms in spent.items()))

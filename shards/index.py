@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.commit import CommitRecord
@@ -13,6 +16,7 @@ from shards.seal import check_bytes
 
 OK = "ok"
 QUARANTINED = "quarantined"
+EXAMPLES = 3  # ids shown for each reason
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -60,4 +64,30 @@ def read_shard_index(
 
 def decoded(table: pa.Table) -> pa.Table:
     """The rows that have frames, in order: the rows that later stages count by."""
-    return table.filter(pa.compute.equal(table.column("status"), OK))
+    return table.filter(pc.equal(table.column("status"), OK))
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """Clips of one reason: how many, the ids of the first, and the first one's detail."""
+
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+    detail: str
+
+
+def refusals(layout: Layout, records: Iterable[CommitRecord]) -> list[Refusals]:
+    """The quarantine of committed shards by reason, the most frequent first."""
+    columns = ["id", "status", "reason", "detail"]
+    found: dict[str, list[tuple[str, str]]] = {}
+    for record in records:
+        table = read_shard_index(layout, record, columns)
+        rows = table.filter(pc.equal(table.column("status"), QUARANTINED)).to_pylist()
+        for row in rows:
+            found.setdefault(row["reason"], []).append((row["id"], row["detail"]))
+    groups = [
+        Refusals(reason, len(clips), tuple(i for i, _ in clips[:EXAMPLES]), clips[0][1])
+        for reason, clips in found.items()
+    ]
+    return sorted(groups, key=lambda group: (-group.count, group.reason))
