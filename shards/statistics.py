@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 STEPS = 2.0**24  # in 1
-ROWS_AT_A_TIME = 8192  # so few that no sum below leaves an int64
 LOW_BITS = 16
 
 FramesTM = npt.NDArray[np.float16]
@@ -34,17 +33,17 @@ class Moments:
 
     @classmethod
     def of(cls, frames_TM: FramesTM) -> Self:
-        """The moments of finite frames [T, M]."""
-        blocks = [
-            _block_sums(frames_TM[start : start + ROWS_AT_A_TIME])
-            for start in range(0, len(frames_TM), ROWS_AT_A_TIME)
-        ] or [([0] * frames_TM.shape[1],) * 2]
+        """The moments of finite frames [T, M].
+
+        There are only 65,536 float16: counting each one costs a fraction of adding them all up.
+        """
+        columns = [_Counted.of(column_T) for column_T in np.ascontiguousarray(frames_TM.T)]
         return cls(
             count=len(frames_TM),
-            sums=_by_column(sum, [sums for sums, _ in blocks]),
-            squares=_by_column(sum, [squares for _, squares in blocks]),
-            low=_extremes(frames_TM, np.min),
-            high=_extremes(frames_TM, np.max),
+            sums=tuple(column.total for column in columns),
+            squares=tuple(column.total_of_squares for column in columns),
+            low=tuple(column.low for column in columns) if len(frames_TM) else None,
+            high=tuple(column.high for column in columns) if len(frames_TM) else None,
         )
 
     @classmethod
@@ -98,24 +97,46 @@ class Moments:
         }
 
 
-def _block_sums(frames_TM: FramesTM) -> tuple[list[int], list[int]]:
-    """Sums and sums of squares of up to 8,192 rows, in units of 2^-24 and 2^-48.
+@dataclass(frozen=True)
+class _Counted:
+    """One column's distinct values, in units of 2^-24, and how often each stands there."""
 
-    A value is split into high and low bits, so that no product overflows 64 bits.
-    """
-    steps_TM = (frames_TM.astype(np.float64) * STEPS).astype(np.int64)
-    high_TM, low_TM = steps_TM >> LOW_BITS, steps_TM & (1 << LOW_BITS) - 1
-    products = (high_TM * high_TM, 2 * high_TM * low_TM, low_TM * low_TM)
-    high_high, high_low, low_low = (product.sum(axis=0).tolist() for product in products)
-    squares = [
-        (hh << 2 * LOW_BITS) + (hl << LOW_BITS) + ll
-        for hh, hl, ll in zip(high_high, high_low, low_low, strict=True)
-    ]
-    return steps_TM.sum(axis=0).tolist(), squares
+    steps: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
 
+    @classmethod
+    def of(cls, column_T: npt.NDArray[np.float16]) -> Self:
+        counts = np.bincount(column_T.view(np.uint16), minlength=1 << 16)
+        present = np.flatnonzero(counts)
+        values = present.astype(np.uint16).view(np.float16).astype(np.float64)
+        return cls((values * STEPS).astype(np.int64), counts[present])
 
-def _extremes(frames_TM: FramesTM, of: Callable[..., Any]) -> tuple[float, ...] | None:
-    return tuple(of(frames_TM, axis=0).astype(float).tolist()) if len(frames_TM) else None
+    @property
+    def total(self) -> int:
+        return self._times(self.steps)
+
+    @property
+    def total_of_squares(self) -> int:
+        """Values are split into high and low bits, so that no square leaves 64 bits."""
+        high, low = self.steps >> LOW_BITS, self.steps & (1 << LOW_BITS) - 1
+        middle = self._times(2 * high * low) << LOW_BITS
+        return (self._times(high * high) << 2 * LOW_BITS) + middle + self._times(low * low)
+
+    @property
+    def low(self) -> float:
+        return int(self.steps.min()) / STEPS
+
+    @property
+    def high(self) -> float:
+        return int(self.steps.max()) / STEPS
+
+    def _times(self, numbers: npt.NDArray[np.int64]) -> int:
+        """The sum of numbers times counts; in Python's integers where it could leave 64 bits."""
+        largest = int(np.abs(numbers).max(initial=0))
+        if largest * int(self.counts.sum()) < 1 << 63:
+            return int(numbers @ self.counts)
+        pairs = zip(numbers.tolist(), self.counts.tolist(), strict=True)
+        return sum(number * count for number, count in pairs)
 
 
 def _by_column(merge: Callable[[Any], Any], rows: Iterable[Iterable[Any]]) -> tuple[Any, ...]:
