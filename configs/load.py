@@ -158,7 +158,7 @@ def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:
     plain = _bare(annotation)
     if get_origin(plain) not in (Union, types.UnionType):
         return {}
-    members = [member for member in get_args(plain) if _is_model(member)]
+    members = [member for member in map(_bare, get_args(plain)) if _is_model(member)]
     return {get_args(m.model_fields["kind"].annotation)[0]: m for m in members}
 
 

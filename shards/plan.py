@@ -77,6 +77,8 @@ class Catalogue:
 
 def clip_table(num_rows: int, columns: Mapping[str, Any]) -> pa.Table:
     """A CLIP_SCHEMA table from some of its columns; the others hold their usual nothing."""
+    if not num_rows:
+        return CLIP_SCHEMA.empty_table()
     usual = {"labels": [], "targets": [], "set": "", "split": "train", "fold": 0}
     arrays = []
     for entry in CLIP_SCHEMA:

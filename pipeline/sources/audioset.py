@@ -27,7 +27,11 @@ from pipeline.sources.label_space import LabelMap, label_map
 from shards.plan import Catalogue, ClassName, clip_table
 from shards.splits import unit_hash
 
-ROW = r"^(?P<id>[^,]+), *(?P<start>[0-9.eE+-]+), *(?P<end>[0-9.eE+-]+), *\"?(?P<mids>[^\"]*)\"?$"
+NUMBER = r"[0-9.eE+-]+"
+ROW = (
+    rf"^(?P<id>[^,]+), *(?P<start>{NUMBER}), *(?P<end>{NUMBER}), *"
+    r"(?:\"(?P<quoted>[^\"]*)\"|(?P<bare>[^\",]*))$"
+)
 
 
 def lists(source: AudioSetSource) -> dict[str, Path]:
@@ -50,7 +54,8 @@ def read(source: AudioSetSource) -> Catalogue:
     tables = []
     for name, table in listed.items():
         table = _thinned(table, name, source.sets[name].share, left_out)
-        tables.append(_labelled(table, labels, source, left_out))
+        part = source.sets[name]
+        tables.append(_labelled(table, labels, source, str(part.segments or part.files), left_out))
     return Catalogue(pa.concat_tables(tables), labels.classes, "multilabel", dict(left_out))
 
 
@@ -75,8 +80,7 @@ def read_segments(path: Path) -> pa.Table:
     numbers = pc.indices_nonzero(pc.invert(pc.or_(pc.starts_with(lines, "#"), pc.equal(lines, ""))))
     rows = lines.take(numbers)
     fields = pc.extract_regex(rows, ROW)
-    columns = {name: pc.struct_field(fields, name) for name in ("id", "start", "end", "mids")}
-    durations = _durations(columns["start"], columns["end"])
+    durations = _durations(pc.struct_field(fields, "start"), pc.struct_field(fields, "end"))
     bad = np.flatnonzero(~(durations > 0) | ~np.isfinite(durations))
     if len(bad):
         line = rows[int(bad[0])].as_py()
@@ -84,8 +88,9 @@ def read_segments(path: Path) -> pa.Table:
             f"{path}, line {numbers[int(bad[0])].as_py() + 1}: expected "
             f'`YTID, start, end, "mid,mid"`, not {line!r}'
         )
-    ids = columns["id"].cast(pa.string())
-    mids = pc.split_pattern(columns["mids"].cast(pa.string()), ",")
+    ids = pc.struct_field(fields, "id").cast(pa.string())
+    quoted, bare = (pc.struct_field(fields, name).cast(pa.string()) for name in ("quoted", "bare"))
+    mids = pc.split_pattern(pc.binary_join_element_wise(quoted, bare, ""), ",")
     return pa.table({"id": ids, "duration_s": durations.astype(np.float32), "mids": mids})
 
 
@@ -161,11 +166,11 @@ def _thinned(table: pa.Table, name: str, share: float, left_out: Counter[str]) -
 
 
 def _labelled(
-    table: pa.Table, labels: LabelMap, source: AudioSetSource, left_out: Counter[str]
+    table: pa.Table, labels: LabelMap, source: AudioSetSource, where: str, left_out: Counter[str]
 ) -> pa.Table:
     """`mids` turned into class indices; clips that no label is left of may go."""
     lists_of_mids = table.column("mids").combine_chunks()
-    indices, offsets = labels.indices(lists_of_mids, table.column("id"))
+    indices, offsets = labels.indices(lists_of_mids, table.column("id"), where)
     table = table.drop_columns("mids")
     column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(indices, pa.int16()))
     place = table.schema.get_field_index("labels")

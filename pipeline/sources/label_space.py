@@ -29,10 +29,10 @@ class LabelMap:
     classes: tuple[ClassName, ...]
     counted: Mapping[str, tuple[int, ...]]  # by mid; empty: a known label that does not count
     drops_others: bool
-    where: str
+    classes_from: str
 
     def indices(
-        self, lists_of_mids: pa.ListArray, ids: pa.ChunkedArray
+        self, lists_of_mids: pa.ListArray, ids: pa.ChunkedArray, where: str
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Class indices of all clips, flat and rising within a clip, and each clip's offset.
 
@@ -41,7 +41,7 @@ class LabelMap:
         encoded = lists_of_mids.flatten().dictionary_encode()
         known = encoded.dictionary.to_pylist()
         if not self.drops_others:
-            self._refuse_strangers(known, encoded, lists_of_mids, ids)
+            self._refuse_strangers(known, encoded, lists_of_mids, ids, where)
         targets = [self.counted.get(mid, ()) for mid in known]
         sizes = np.array([len(target) for target in targets], dtype=np.int64)
         of_mid = encoded.indices.to_numpy(zero_copy_only=False)
@@ -64,6 +64,7 @@ class LabelMap:
         encoded: pa.DictionaryArray,
         lists: pa.ListArray,
         ids: pa.ChunkedArray,
+        where: str,
     ) -> None:
         strangers = [number for number, mid in enumerate(known) if mid not in self.counted]
         if not strangers:
@@ -72,8 +73,9 @@ class LabelMap:
         first = int(np.flatnonzero(of_mid == strangers[0])[0])
         clip = int(np.searchsorted(np.cumsum(_lengths(lists)), first, side="right"))
         raise InputError(
-            f"{ids[clip].as_py()}: label {known[strangers[0]]!r} is not in {self.where}"
-            f" ({len(strangers)} such labels); source.labels.drop_others=true leaves them out"
+            f"{where}: {ids[clip].as_py()}: label {known[strangers[0]]!r} is not in the class "
+            f"list, {self.classes_from} (and {len(strangers) - 1} more labels); "
+            "source.labels.drop_others=true leaves them out"
         )
 
 

@@ -24,7 +24,7 @@ ESC50_ROWS = [
 
 
 def source_of(root: Path, **over: Any) -> EscSource:
-    return EscSource.model_validate({"kind": "esc", "root": root, **over})
+    return EscSource.model_validate({"kind": "esc", "root": str(root), **over})
 
 
 @pytest.fixture

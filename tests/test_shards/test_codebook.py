@@ -74,7 +74,7 @@ def test_the_same_codebook_gives_the_same_bytes() -> None:
         {"centroids_KD": made(seed=1).centroids_KD},
         {"metric": "cosine"},
         {"front_end": "none"},
-        {"mel": {"n_mels": 4, "f_max_hz": 8000.0}},
+        {"frames": {"n_mels": 4, "f_max_hz": 8000.0}},
         {"sample_rate_hz": 44_100},
         {"frames_fingerprint": "0" * 64},
     ],
