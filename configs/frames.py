@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    Discriminator,
+    BeforeValidator,
+    Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    Tag,
     model_validator,
 )
 
@@ -75,7 +75,8 @@ class MfccFrames(MelFrames):
 
 class FbankFrames(Section):
     """Kaldi's log filter banks (natural logarithm), with the settings of the Audio Spectrogram
-    Transformer: 128 bins, Hann window; it wants audio.sample_rate_hz=16000."""
+    Transformer: 128 bins, Hann window. It wants audio.sample_rate_hz=16000, where its filter 3
+    catches no bin: that is how AST was trained, and allow_empty_filters=true lets it pass."""
 
     kind: Literal["fbank"]
     n_mels: PositiveInt = 128
@@ -95,13 +96,13 @@ class FbankFrames(Section):
         return int(sample_rate_hz * self.frame_shift_ms * 0.001)
 
 
-def _kind(value: Any) -> Any:
-    return value.get("kind", "mel") if isinstance(value, dict) else getattr(value, "kind", None)
+def _with_kind(value: Any) -> Any:
+    """A section that names no kind is log-mel."""
+    return {"kind": "mel", **value} if isinstance(value, dict) else value
 
 
 FramesConfig = Annotated[
-    Annotated[MelFrames, Tag("mel")]
-    | Annotated[MfccFrames, Tag("mfcc")]
-    | Annotated[FbankFrames, Tag("fbank")],
-    Discriminator(_kind),
+    MelFrames | MfccFrames | FbankFrames,
+    Field(discriminator="kind"),
+    BeforeValidator(_with_kind),
 ]

@@ -13,7 +13,15 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
+from pipeline.audio.flac_frames import (
+    MAX_HEADER_BYTES,
+    end_candidates,
+    first_frame,
+    read_header,
+)
+from pipeline.audio.limits import check_stream
 from pipeline.audio.refusal import ClipRefused
 from pipeline.audio.sniff import SNDFILE_WAV_CODECS, Format, id3_bytes, wav_codec
 
@@ -74,13 +82,33 @@ def _wav(data: bytes, total_bytes: int) -> Declared:
     raise ClipRefused("no_samples" if is_whole else "truncated", "no chunk of samples")
 
 
-def _flac(data: bytes, _total_bytes: int) -> Declared:
+def _flac(data: bytes, total_bytes: int) -> Declared:
     at = id3_bytes(data) + 4
     if data[at] & 0x7F or len(data) < at + 22:
         raise ClipRefused("unreadable", "no STREAMINFO at the start")
     packed = int.from_bytes(data[at + 14 : at + 22], "big")
     samples = packed & 0xFFFFFFFFF
-    return Declared(packed >> 44, (packed >> 41 & 7) + 1, samples or None)
+    promise = Declared(packed >> 44, (packed >> 41 & 7) + 1, samples or None)
+    _check_flac_frames(promise, data, at, total_bytes)
+    return promise
+
+
+def _check_flac_frames(promise: Declared, data: bytes, at: int, total_bytes: int) -> None:
+    """Raises ClipRefused where STREAMINFO is not what the frames say; libsndfile reports cuts."""
+    check_stream(promise.rate_hz or 0, promise.channels or 0)
+    start = first_frame(data, at)
+    first = read_header(data, start)
+    if first is None:
+        if start + MAX_HEADER_BYTES < len(data):
+            raise ClipRefused("unreadable", f"no FLAC frame at byte {start}")
+        return
+    if (first.rate_hz or promise.rate_hz, first.channels) != (promise.rate_hz, promise.channels):
+        raise ClipRefused("unreadable", "STREAMINFO and frames differ in rate or channels")
+    if len(data) < total_bytes or promise.samples is None:
+        return
+    ends = list(takewhile(lambda end: end != promise.samples, end_candidates(data, first, start)))
+    if max(ends, default=0) > promise.samples:
+        raise ClipRefused("unreadable", f"STREAMINFO says {promise.samples} samples, frames more")
 
 
 def _ogg(data: bytes, total_bytes: int) -> Declared:
@@ -168,6 +196,8 @@ class _Mp3Frame:
 
 def _mp3(data: bytes, total_bytes: int) -> Declared:
     at = id3_bytes(data)
+    if at >= len(data) and len(data) < total_bytes:  # a tag larger than what was read
+        return Declared()
     first = _mp3_frame(data, at)
     if first is None:
         raise ClipRefused("unreadable", f"no MPEG audio frame at byte {at}")
@@ -232,17 +262,28 @@ def _count_mp3_frames(data: bytes, at: int) -> int:
     return count
 
 
+ADTS_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+
+
 def _adts(data: bytes, _total_bytes: int) -> Declared:
-    """AAC in ADTS (ISO 13818-7, section 6.2): frames that say how long they are, and no total."""
-    at = 0
+    """AAC in ADTS (ISO 13818-7, section 6.2): frames that say how long they are, and no total.
+
+    What FFmpeg takes for its duration is a guess from its first frames.
+    """
+    at = start = id3_bytes(data)
+    samples = 0
     while data[at : at + 1] == b"\xff" and at + 7 <= len(data):
         size = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
         if size < 7 or at + size > len(data):
             break
+        samples += 1024 * ((data[at + 6] & 3) + 1)
         at += size
     if at < len(data) and not data[at:].startswith(TRAILERS):
         raise ClipRefused("truncated", f"no whole ADTS frame at byte {at}")
-    return Declared()
+    rate = data[start + 2] >> 2 & 15
+    if rate >= len(ADTS_RATES_HZ):
+        raise ClipRefused("unreadable", "an ADTS frame without a sample rate")
+    return Declared(ADTS_RATES_HZ[rate], None, samples)
 
 
 # --- boxes: MP4 and Matroska, whose samples FFmpeg counts ---------------------------------------

@@ -25,9 +25,10 @@ from pipeline.audio.limits import (
     check_stream,
 )
 from pipeline.audio.refusal import ClipRefused
-from pipeline.audio.sniff import HEAD_BYTES, Format, sniff
+from pipeline.audio.sniff import Format, sniff
 
 RESAMPLER = "soxr HQ"
+SAMPLES_AT_ONCE = 16_384
 MAX_PEAK = 1e6  # of full scale; float files may exceed 1, but not by 120 dB
 
 
@@ -48,7 +49,7 @@ class AudioFile:
         """Raises ClipRefused for bytes of no known format."""
         if not self.data:
             raise ClipRefused("empty", "0 bytes")
-        found = sniff(self.data[:HEAD_BYTES])
+        found = sniff(self.data)
         if found is None:
             raise ClipRefused("unknown_format", f"it starts with {self.data[:8].hex(' ')}")
         return found
@@ -110,12 +111,20 @@ def declared_seconds(file: AudioFile) -> float | None:
 
 
 def to_mono(samples_NC: SamplesNC) -> WaveformN:
-    """The mean of the channels, summed in their order: no BLAS, so the same bytes on any CPU."""
-    mono_N = samples_NC[:, 0].copy()
-    for channel in range(1, samples_NC.shape[1]):
-        mono_N += samples_NC[:, channel]
-    if samples_NC.shape[1] > 1:
-        mono_N *= np.float32(1 / samples_NC.shape[1])
+    """The mean of the channels, summed in their order: no BLAS, so the same bytes on any CPU.
+
+    In stretches that stay in the cache, which more than halves its time.
+    """
+    num_samples, num_channels = samples_NC.shape
+    if num_channels == 1:
+        return samples_NC[:, 0].copy()
+    mono_N = np.empty(num_samples, dtype=np.float32)
+    for start in range(0, num_samples, SAMPLES_AT_ONCE):
+        part_NC, part_N = (array[start : start + SAMPLES_AT_ONCE] for array in (samples_NC, mono_N))
+        np.add(part_NC[:, 0], part_NC[:, 1], out=part_N)
+        for channel in range(2, num_channels):
+            part_N += part_NC[:, channel]
+        part_N *= np.float32(1 / num_channels)
     return mono_N
 
 

@@ -7,6 +7,7 @@ import soundfile
 from pipeline.audio.limits import Samples, Source, Window, check_length, check_stream
 from pipeline.audio.refusal import ClipRefused
 
+MOST_PAGE_SAMPLES = 1 << 18  # of an Ogg page: 255 packets of half a block of 2,048
 UNDECLARED_FRAMES = 1 << 60  # libsndfile's word for a length that the file leaves open
 
 
@@ -38,11 +39,21 @@ def read(source: Source, promised: int | None, window: Window) -> Samples:
             wanted = window.wanted(promised, rate_hz)
             most = check_length(wanted, rate_hz, window)
             if window.start_s:
-                file.seek(min(window.start(rate_hz), file.frames))
+                _seek(file, min(window.start(rate_hz), file.frames))
             samples_NC = file.read(most, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise ClipRefused("unreadable", error.error_string) from None
     return Samples(samples_NC, rate_hz, wanted, "soundfile")
+
+
+def _seek(file: soundfile.SoundFile, start: int) -> None:
+    """Go to a sample. libvorbis counts wrong inside the last page, whose end is cut off to the
+    sample: there, go to before that page and read on."""
+    before = start
+    if file.format == "OGG" and start > file.frames - MOST_PAGE_SAMPLES:
+        before = max(0, file.frames - MOST_PAGE_SAMPLES)
+    file.seek(before)
+    file.read(start - before, dtype="float32")
 
 
 def _opened(source: Source, window: Window) -> soundfile.SoundFile:

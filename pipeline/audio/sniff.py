@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-HEAD_BYTES = 4096  # enough to see what an Ogg stream holds
+HEAD_BYTES = 4096  # enough to see what a WAV or an Ogg stream holds
 SNDFILE_WAV_CODECS = {1, 3, 6, 7, 0xFFFE}  # PCM, float, A-law, mu-law, "extensible"
 ASF_GUID = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 W64_GUID = b"riff\x2e\x91\xcf\x11"
@@ -49,8 +49,9 @@ SIGNATURES: tuple[tuple[int, bytes, Format], ...] = (
 )
 
 
-def sniff(head: bytes) -> Format | None:
-    """The format of a file that starts with `head`, or None for one that is not known here."""
+def sniff(data: bytes) -> Format | None:
+    """The format of a file that starts with `data`, or None for one that is not known here."""
+    head = data[:HEAD_BYTES]
     if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
         return WAV if wav_codec(head) in SNDFILE_WAV_CODECS else Format("wav", "wav")
     if head[:4] == b"OggS":
@@ -58,8 +59,8 @@ def sniff(head: bytes) -> Format | None:
     for offset, signature, found in SIGNATURES:
         if head[offset : offset + len(signature)] == signature:
             return found
-    if head[:3] == b"ID3":
-        return FLAC if _after_id3(head)[:4] == b"fLaC" else MP3
+    if head[:3] == b"ID3":  # with a picture in it the tag may be larger than any head
+        return _tagged(data[id3_bytes(head) :][:4])
     return _mpeg_audio(head)
 
 
@@ -70,18 +71,23 @@ def wav_codec(head: bytes) -> int:
     return int.from_bytes(head[at + 8 : at + 10], order) if at >= 0 else 0
 
 
-def id3_bytes(head: bytes) -> int:
-    """Length of an ID3v2 tag at the start, 0 if there is none (id3.org, ID3v2.4, section 3.1)."""
-    if head[:3] != b"ID3" or len(head) < 10:
-        return 0
-    size = 0
-    for byte in head[6:10]:
-        size = size << 7 | byte & 0x7F
-    return 10 + size + (10 if head[5] & 0x10 else 0)
+def id3_bytes(data: bytes) -> int:
+    """Length of the ID3v2 tags at the start, which programs stack up, 0 if there are none
+    (id3.org, ID3v2.4, section 3.1)."""
+    at = 0
+    while data[at : at + 3] == b"ID3" and len(data) >= at + 10:
+        size = 0
+        for byte in data[at + 6 : at + 10]:
+            size = size << 7 | byte & 0x7F
+        at += 10 + size + (10 if data[at + 5] & 0x10 else 0)
+    return at
 
 
-def _after_id3(head: bytes) -> bytes:
-    return head[id3_bytes(head) :]
+def _tagged(start: bytes) -> Format:
+    """What follows an ID3v2 tag: MP3, but for the two others that are seen with one."""
+    if start == b"fLaC":
+        return FLAC
+    return _mpeg_audio(start) or MP3
 
 
 def _mpeg_audio(head: bytes) -> Format | None:
