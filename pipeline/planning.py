@@ -36,7 +36,10 @@ def frozen_plan(config: Config, layout: Layout, *, is_bound: bool) -> Plan:
     """
     if not (layout.plan_json.exists() and is_bound):
         return plans.freeze(layout, catalogue(config), recipe(config), config.shards)
-    plans.check_recipe(layout, recipe(config))
+    asked, stored = recipe(config), plans.stored_recipe(layout)
+    gone = {key for key, sha256 in asked["lists"].items() if sha256 is None}
+    asked["lists"] |= {key: stored["lists"][key] for key in gone & stored["lists"].keys()}
+    plans.check_recipe(layout, asked)
     return plans.load(layout)
 
 

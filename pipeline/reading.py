@@ -78,6 +78,8 @@ class ClipReader:
                 given = self._parquet_value(row)
             elif row["offset"] is not None:
                 given = self._tar_member(row)
+            elif row["member"] is not None:
+                raise ClipRefused("missing", f"no file of {row['path']} holds it")
             else:
                 given = self._file(row["path"], is_whole=row["start_s"] is None and hashes)
             return Found(given, self._sha256(row["path"], given) if hashes else "")

@@ -35,7 +35,7 @@ from pipeline.reading import ClipReader, Found
 from pipeline.storage import require
 from shards import plan as plans
 from shards.atomic import Attempt
-from shards.commit import CommitRecord, FileRecord, StageLog, ids_sha256, publish
+from shards.commit import CommitRecord, FileRecord, StageLog, ids_sha256, publish, publish_bytes
 from shards.frames import FramesTM, encode_frames, write_group
 from shards.index import OK, QUARANTINED, write_index
 from shards.keys import key_of
@@ -78,7 +78,7 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     group = write_group(layout, _group_attributes(config))
     if len(log.committed()) < plan.num_shards:
         require(config.source.root)
-    tasks = [_task(config, layout, shard, fingerprint) for shard in range(plan.num_shards)]
+    tasks = [task_of(config, layout, shard, fingerprint) for shard in range(plan.num_shards)]
     records = run_shards(client, log, make_shard, tasks, fingerprint)
     write_seal(log, records, {"group": group, "statistics": _write_statistics(layout, records)})
     say(summary(records))
@@ -94,12 +94,11 @@ def _group_attributes(config: Config) -> dict[str, Any]:
 def _write_statistics(layout: Layout, records: Sequence[CommitRecord]) -> FileRecord:
     """Mean, std, min and max of each column over all frames, for people and for training."""
     moments = Moments.merged(Moments.from_json(record.detail["moments"]) for record in records)
-    with Attempt(layout.partial, "statistics") as attempt:
-        attempt.path("statistics").write_text(json.dumps(moments.summary(), indent=1) + "\n")
-        return publish(attempt, layout.root, "statistics", layout.statistics)
+    data = json.dumps(moments.summary(), indent=1).encode() + b"\n"
+    return publish_bytes(layout, layout.statistics(hashlib.sha256(data).hexdigest()), data)
 
 
-def _task(config: Config, layout: Layout, shard: int, fingerprint: str) -> ShardTask:
+def task_of(config: Config, layout: Layout, shard: int, fingerprint: str) -> ShardTask:
     return ShardTask(
         root=layout.root,
         shard=shard,

@@ -54,10 +54,12 @@ class FileRecord:
     sha256: str
 
 
-def record_of(root: Path, path: Path, data: bytes) -> FileRecord:
-    """The record of a file that holds `data`."""
+def publish_bytes(layout: Layout, path: Path, data: bytes) -> FileRecord:
+    """Make `path` hold `data`, and describe it; a file that holds it already is left alone."""
+    if not path.exists() or path.read_bytes() != data:
+        write_whole(layout.partial, path, data)
     sha256 = hashlib.sha256(data).hexdigest()
-    return FileRecord(path.relative_to(root).as_posix(), len(data), sha256)
+    return FileRecord(path.relative_to(layout.root).as_posix(), len(data), sha256)
 
 
 def publish(

@@ -20,8 +20,7 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 from zarr.storage import MemoryStore
 
 from configs.errors import IntegrityError
-from shards.atomic import write_whole
-from shards.commit import REPAIR, CommitRecord, FileRecord, record_of
+from shards.commit import REPAIR, CommitRecord, FileRecord, publish_bytes
 from shards.layout import Layout
 from shards.seal import check_bytes, check_size
 
@@ -60,10 +59,7 @@ def write_group(layout: Layout, attributes: Mapping[str, Any]) -> FileRecord:
     store = MemoryStore()
     zarr.create_group(store=store, attributes=dict(attributes))
     data = store._store_dict["zarr.json"].to_bytes()
-    path = layout.frames / "zarr.json"
-    if not path.exists() or path.read_bytes() != data:
-        write_whole(layout.partial, path, data)
-    return record_of(layout.root, path, data)
+    return publish_bytes(layout, layout.frames / "zarr.json", data)
 
 
 def read_shard_frames(layout: Layout, record: CommitRecord) -> FramesTM:

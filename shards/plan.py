@@ -148,11 +148,17 @@ def load(layout: Layout) -> Plan:
 
 def check_recipe(layout: Layout, recipe: Mapping[str, Any]) -> None:
     """Raises RecipeMismatch where the frozen plan was made from another source or sharding."""
-    stored = _read_json(layout)["recipe"]
+    stored = stored_recipe(layout)
     asked = json.loads(canonical_json(recipe))
     if stored != asked:
         cure = "Ask for the old settings again, or give another run=DIR for the new ones."
         raise RecipeMismatch(f"{layout.root}: the plan", differences(stored, asked), cure)
+
+
+def stored_recipe(layout: Layout) -> dict[str, Any]:
+    """What the frozen plan was made from."""
+    recipe: dict[str, Any] = _read_json(layout)["recipe"]
+    return recipe
 
 
 def _read_json(layout: Layout) -> dict[str, Any]:

@@ -27,16 +27,19 @@ Place = dict[str, Any]
 
 
 def places(root: str, part: SegmentSet, ids: pa.ChunkedArray) -> dict[str, list[Any]]:
-    """Plan columns that say where each clip lies; a clip that no file holds has the pattern for
-    a path, and will be missing."""
+    """Plan columns that say where each clip lies; one that no file holds is named as a member of
+    the pattern, without a place, and will be missing."""
     scan = _tar_places if part.storage == "tar" else _parquet_places
     found: dict[str, Place] = {}
     for path in _files(root, part):
         for clip_id, place in scan(root, path):
             found.setdefault(clip_id, place)
-    nowhere = {**dict.fromkeys(PLACES), "path": part.files}
-    rows = [found.get(clip_id, nowhere) for clip_id in ids.to_pylist()]
+    rows = [found.get(clip_id) or _nowhere(part, clip_id) for clip_id in ids.to_pylist()]
     return {name: [row[name] for row in rows] for name in PLACES}
+
+
+def _nowhere(part: SegmentSet, clip_id: str) -> Place:
+    return {**dict.fromkeys(PLACES), "path": part.files, "member": clip_id}
 
 
 def parquet_rows(root: str, name: str, part: SegmentSet) -> pa.Table:

@@ -157,6 +157,8 @@ def _table(path: Path) -> pa.Table:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"source.table: {path} is none of {', '.join(READERS)}")
+    if not path.is_file():
+        raise InputError(f"source.table: {path}: No such file")
     try:
         return reader(path)
     except OSError as error:

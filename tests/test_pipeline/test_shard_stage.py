@@ -28,13 +28,14 @@ from pipeline.audio import decode as decoding
 from pipeline.audio.decode import AudioFile, Decoded
 from pipeline.audio.frames import frames_of
 from pipeline.audio.mel import log_mel
-from pipeline.audio.refusal import ClipRefused
+from pipeline.audio.refusal import REASONS, ClipRefused
 from pipeline.reading import ClipReader
 from pipeline.shard import COPIED
 from pipeline.verbs import run_verb
 from shards.frames import read_shard_frames
 from shards.index import decoded, read_index
 from shards.layout import Layout
+from shards.plan import CLIP_SCHEMA
 from shards.seal import Seal, open_seal
 from tests.broken import good
 from tests.conftest import NUM_CLIPS, MakeConfig, tiny_tree
@@ -215,8 +216,9 @@ def test_status_prints_every_reason_with_an_example(
     lines = capsys.readouterr().out.splitlines()
     assert "shard: 8 of 8 committed, sealed" in lines[1]
     for reason, count in Counter(spoiled[1].values()).items():
-        (line,) = [line for line in lines if f"quarantine: {count} {reason} (as " in line]
-        assert any(i in line for i, why in spoiled[1].items() if why == reason)
+        (place,) = [n for n, line in enumerate(lines) if f": {count} {reason}: " in line]
+        assert REASONS[reason] in lines[place]
+        assert any(i in lines[place + 1] for i, why in spoiled[1].items() if why == reason)
     assert "0 of 1 committed" in "\n".join(lines)
 
 
@@ -282,7 +284,7 @@ def test_all_goes_on_past_a_full_quarantine_and_says_so_at_the_end(
 
 
 def read_refused(root: Path, name: str) -> ClipRefused:
-    row = {"path": name, "row_group": None, "offset": None, "start_s": None}
+    row = dict.fromkeys(CLIP_SCHEMA.names) | {"path": name}
     buffer = memoryview(bytearray(1 << 16))
     with ClipReader(str(root), buffer) as reader, pytest.raises(ClipRefused) as caught:
         reader.read(row)
