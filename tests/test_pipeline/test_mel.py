@@ -25,6 +25,7 @@ from pipeline.synth import make_clip
 # Below its frame's loudest cell by more than this, a cell holds the rounding of a float32 FFT,
 # torchaudio's as ours: both are dB away there from what float64 gives.
 MEANING_DB = {2: 90.0, 1: 80.0}  # of power, of magnitude
+MOST_CELLS = {2: 0.95, 1: 0.9}  # that are equal all the same, meaning or not
 
 SETTINGS = {
     "defaults": (22_050, MelFrames()),
@@ -130,7 +131,7 @@ def assert_equal_where_it_means_something(
     difference_TM = np.abs(ours_TM - theirs_TM)
     loud_TM = theirs_TM > theirs_TM.max(axis=1, keepdims=True) - MEANING_DB[config.power]
     assert difference_TM[loud_TM].max() < 0.01
-    assert (difference_TM < 0.01).mean() > 0.95
+    assert (difference_TM < 0.01).mean() > MOST_CELLS[config.power]
 
 
 @with_settings
