@@ -63,7 +63,8 @@ def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None 
         stopped = Preempted("stopped; the same command goes on from what is committed")
         return _fail(str(stopped), stopped.exit_code)
     except OSError as error:
-        return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}", 1)
 
 
 def _run_verb(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -29,6 +29,8 @@ def load_config(where: Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = where / SAVED_NAME if where.is_dir() else where
     tree = _read_with_includes(path, seen=())
+    if where.is_dir():  # it may have been moved since
+        tree["run"] = str(where)
     for override in overrides:
         tree = merge(tree, _parse_override(override))
     try:

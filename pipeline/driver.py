@@ -103,7 +103,8 @@ def _failed(
         f"  {getattr(task, 'label', task)}: {type(error).__name__}: {error}"
         for task, error in failures[:SHOWN_FAILURES]
     ]
-    head = f"{title}: {len(failures)} of {num_tasks} shards failed; the others are committed"
+    head = f"{title}: {len(failures)} of {num_tasks} shards failed"
+    head += "; the others are committed" if len(failures) < num_tasks else ""
     return StageFailed("\n".join([head, *lines, "Mend the cause and run the same command again."]))
 
 

@@ -40,7 +40,7 @@ def frozen_plan(config: Config, layout: Layout, *, is_bound: bool) -> Plan:
     gone = {key for key, sha256 in asked["lists"].items() if sha256 is None}
     asked["lists"] |= {key: stored["lists"][key] for key in gone & stored["lists"].keys()}
     plans.check_recipe(layout, asked)
-    return plans.load(layout)
+    return plans.load_bound(layout)
 
 
 def recipe(config: Config) -> dict[str, Any]:

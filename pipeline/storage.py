@@ -23,6 +23,8 @@ def open_binary(root: str, path: str) -> IO[bytes]:
     if is_remote(root):
         file: IO[bytes] = _file_system(root).open(join(root, path), "rb", cache_type="none")
         return file
+    if "\0" in path:
+        raise ClipRefused("missing", f"{path!r}: no name of a file")
     local = Path(root, path)
     if not stat.S_ISREG(local.stat().st_mode):
         raise ClipRefused("not_a_file", f"{path}: no regular file")

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from configs.errors import InputError, IntegrityError, RecipeMismatch
 from configs.schema import ShardsConfig
 from shards.atomic import Attempt, sha256_file, write_whole
-from shards.commit import REPAIR, canonical_json, differences, fingerprint
+from shards.commit import REPAIR, StageLog, canonical_json, differences, fingerprint
 from shards.layout import Layout
 
 FORMAT = 2
@@ -135,15 +135,30 @@ def freeze(
 def load(layout: Layout) -> Plan:
     """The run's frozen plan. Call only where `layout.plan_json` exists."""
     tree = _read_json(layout)
-    return Plan(
-        table_path=layout.plan_table,
-        num_clips=tree["clips"],
-        num_shards=tree["shards"],
-        task=tree["task"],
-        classes=tuple(ClassName(**name) for name in tree["classes"]),
-        fingerprint=fingerprint(tree),
-        table_sha256=tree["table_sha256"],
-    )
+    try:
+        return Plan(
+            table_path=layout.plan_table,
+            num_clips=tree["clips"],
+            num_shards=tree["shards"],
+            task=tree["task"],
+            classes=tuple(ClassName(**name) for name in tree["classes"]),
+            fingerprint=fingerprint(tree),
+            table_sha256=tree["table_sha256"],
+        )
+    except (KeyError, TypeError):
+        raise IntegrityError(f"{layout.plan_json} is no plan; {REPAIR}") from None
+
+
+def load_bound(layout: Layout) -> Plan:
+    """The plan that the run's shards were made from; raises IntegrityError where plan.json, or
+    the table that it names, is another."""
+    plan = load(layout)
+    recipe = StageLog(layout, "shard", "default").recipe()
+    if recipe is None or recipe.get("plan") != plan.fingerprint:
+        raise IntegrityError(f"{layout.plan_json} is not the plan of the shards; {REPAIR}")
+    if not layout.plan_table.exists() or sha256_file(layout.plan_table) != plan.table_sha256:
+        raise IntegrityError(f"{layout.plan_table} is not the table of the plan; {REPAIR}")
+    return plan
 
 
 def check_recipe(layout: Layout, recipe: Mapping[str, Any]) -> None:

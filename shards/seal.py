@@ -68,13 +68,23 @@ def write_seal(
     return path
 
 
-def find_seal(layout: Layout, stage: str, name: str, recipe: str | None = None) -> Path | None:
-    """The seal of a stage under a name, of the given recipe if there is one."""
-    for path in sorted(layout.seals.glob(f"{stage}-*.json")):
-        tree, _ = _read(path)
-        if tree["name"] == name and recipe in (None, tree["recipe"]):
-            return path
-    return None
+def find_seal(layout: Layout, stage: str, name: str) -> Path | None:
+    """The seal of a stage under a name. Where a shard was made anew, with other bytes, an older
+    one may stand beside it: the one whose records are there counts."""
+    found = [
+        path
+        for path in sorted(layout.seals.glob(f"{stage}-*.json"))
+        if _read(path)[0]["name"] == name
+    ]
+    return next((path for path in found if _holds(layout, path)), found[0] if found else None)
+
+
+def _holds(layout: Layout, path: Path) -> bool:
+    try:
+        read_seal(layout, path)
+    except IntegrityError:
+        return False
+    return True
 
 
 def open_seal(layout: Layout, stage: str, name: str) -> Seal:
@@ -143,5 +153,5 @@ def _checked_record(layout: Layout, line: Mapping[str, str]) -> CommitRecord:
     path = layout.root / line["path"]
     data = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(data).hexdigest() != line["sha256"]:
-        raise IntegrityError(f"{path} is not the record that was sealed")
+        raise IntegrityError(f"{path} is not the record that was sealed: run the stage again")
     return CommitRecord.from_json(data)

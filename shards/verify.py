@@ -10,7 +10,6 @@ the same bytes. `gc` removes what no record names.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from configs.errors import AudiolexError, IntegrityError
 from shards import contents
 from shards import plan as plans
 from shards.atomic import sha256_file, sync_directory
-from shards.commit import RECIPE_NAME, CommitRecord, StageLog, canonical_json, fingerprint
+from shards.commit import RECIPE_NAME, CommitRecord, StageLog, fingerprint
 from shards.layout import Layout
 from shards.plan import Plan
 from shards.seal import check_bytes, check_size, read_seal
@@ -137,7 +136,7 @@ def _read_stage(log: StageLog, findings: Findings) -> _Stage:
             record = log.record(shard)
         except IntegrityError:
             record = None
-        if record is None or not log.owns(record, shard):
+        if record is None:
             what = "is no commit record, or not this shard's"
             findings.faults.append(_fault(log.layout, path, what, (path,)))
             continue
@@ -165,7 +164,7 @@ def _check_recipes(stages: Sequence[_Stage], plan: Plan | None, findings: Findin
     """Records carry the fingerprint of their recipe; the shard stage's names the plan's."""
     for stage in stages:
         path = stage.log.directory / RECIPE_NAME
-        recipe = _canonical(path)
+        recipe = stage.log.recipe()
         stamps = {record.fingerprint for record in stage.records.values()}
         if recipe is None or not stamps <= {fingerprint(recipe)}:
             what = "is not the recipe that the records were made with"
@@ -176,16 +175,6 @@ def _check_recipes(stages: Sequence[_Stage], plan: Plan | None, findings: Findin
             layout = stage.log.layout
             what = "is not the plan that the shards were made from"
             findings.faults.append(_fault(layout, layout.plan_json, what, _plan_files(layout)))
-
-
-def _canonical(path: Path) -> dict[str, Any] | None:
-    """A JSON object in our one spelling, None for anything else."""
-    try:
-        data = path.read_bytes()
-        tree = json.loads(data)
-    except (OSError, ValueError):
-        return None
-    return tree if isinstance(tree, dict) and canonical_json(tree) == data else None
 
 
 def _check_coverage(stages: Sequence[_Stage], plan: Plan, findings: Findings) -> None:

@@ -108,7 +108,7 @@ def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -
     """Open the tokens of a codebook; raises NotMadeYet, InputError or IntegrityError."""
     reader = open_tokens(layout, name)
     codebook, fingerprint = open_codebook(layout, name)
-    plan = plans.load(layout)
+    plan = plans.load_bound(layout)
     if plan.task == "regression":
         raise InputError(f"{layout.root}: its targets are numbers; models here learn labels")
     table = _decoded_index(layout)

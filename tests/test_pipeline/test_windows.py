@@ -81,7 +81,12 @@ def test_a_windows_frames_are_those_of_its_stretch(tmp_path: Path, suffix: str) 
     assert len(windows) == len(parts) == 4
     for start in (0, 2, 4, 6):
         ours, theirs = windows[f"long/a.{suffix}_{start * 1000}"], parts[f"long/{start}.wav"]
-        assert np.array_equal(ours, theirs)
+        if suffix == "mp3":  # whose decoder sums in another order after a seek
+            loud = theirs > -60
+            assert np.abs(ours - theirs)[loud].max() <= 2.0**-6
+            assert loud.mean() > 0.3
+        else:
+            assert np.array_equal(ours, theirs)
 
 
 def frames_by_id(config: Config) -> dict[str, np.ndarray]:
