@@ -151,10 +151,10 @@ def load(layout: Layout) -> Plan:
 
 def load_bound(layout: Layout) -> Plan:
     """The plan that the run's shards were made from; raises IntegrityError where plan.json, or
-    the table that it names, is another."""
+    the table that it names, is another. (A lost recipe is the stage's own to find.)"""
     plan = load(layout)
     recipe = StageLog(layout, "shard", "default").recipe()
-    if recipe is None or recipe.get("plan") != plan.fingerprint:
+    if recipe is not None and recipe.get("plan") != plan.fingerprint:
         raise IntegrityError(f"{layout.plan_json} is not the plan of the shards; {REPAIR}")
     if not layout.plan_table.exists() or sha256_file(layout.plan_table) != plan.table_sha256:
         raise IntegrityError(f"{layout.plan_table} is not the table of the plan; {REPAIR}")
