@@ -45,7 +45,7 @@ class Layout:
         return self.root / "frames.zarr"
 
     def statistics(self, sha256: str) -> Path:
-        return self.root / "index" / f"statistics-{sha256[:SHA_CHARS]}.json"
+        return self.root / f"statistics-{sha256[:SHA_CHARS]}.json"
 
     @property
     def seals(self) -> Path:

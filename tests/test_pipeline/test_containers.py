@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,8 @@ from shards import plan as plans
 from shards.index import read_shard_index
 from shards.layout import Layout
 from shards.seal import open_seal
+from tests.commands import ROOT, command, data_files, write_config
+from tests.hub_server import REPO, serving
 
 NUM_CLIPS = 30
 RATE_HZ = 48_000
@@ -304,3 +308,32 @@ def resume(config: Config) -> None:
     layout = Layout(config.run)
     for shard in range(plans.load(layout).num_shards):
         make_shard(task_of(config, layout, shard, ""))
+
+
+# --- over the network -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", ["bal_train/*.parquet", "bal_train*.tar"])
+def test_the_hub_is_read_in_place(hub: Path, tmp_path: Path, files: str) -> None:
+    local = config_of(hub, tmp_path / "local", files)
+    assert run_verb(local, "shard") == 0
+    tree = local.model_dump(mode="json")
+    tree["run"], tree["source"]["root"] = str(tmp_path / "remote"), f"hf://datasets/{REPO}"
+    config = write_config(tmp_path / "config.yaml", tree)
+    with serving(hub) as (address, counted):
+        environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache")}
+        environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(
+            command("pipeline", "shard", config),
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    audio = sum(len(flac(number)) for number in range(NUM_CLIPS))
+    footers = 9 * 3 * max(footer_bytes(path) for path in hub.glob("bal_train/*.parquet"))
+    assert audio < counted.bytes_sent < audio + footers
+    assert data_files(tmp_path / "remote") == data_files(tmp_path / "local")

@@ -83,7 +83,7 @@ def test_a_windows_frames_are_those_of_its_stretch(tmp_path: Path, suffix: str) 
         ours, theirs = windows[f"long/a.{suffix}_{start * 1000}"], parts[f"long/{start}.wav"]
         if suffix == "mp3":  # whose decoder sums in another order after a seek
             loud = theirs > -60
-            assert np.abs(ours - theirs)[loud].max() <= 2.0**-6
+            assert np.abs(ours - theirs)[loud].max() <= 2.0**-4
             assert loud.mean() > 0.3
         else:
             assert np.array_equal(ours, theirs)

@@ -57,7 +57,7 @@ FILES = (
     "frames.zarr/0*/zarr.json",
     "frames.zarr/zarr.json",
     "index/part-*.parquet",
-    "index/statistics-*.json",
+    "statistics-*.json",
     "codebooks/default/codebook.safetensors",
     "codebooks/default/metrics.json",
     "tokens/default/*.tar",
