@@ -84,7 +84,7 @@ def test_a_windows_frames_are_those_of_its_stretch(tmp_path: Path, suffix: str) 
         if suffix == "mp3":  # whose decoder sums in another order after a seek
             loud = theirs > -60
             assert np.abs(ours - theirs)[loud].max() <= 2.0**-4
-            assert loud.mean() > 0.3
+            assert loud.mean() > 0.2
         else:
             assert np.array_equal(ours, theirs)
 
