@@ -47,16 +47,9 @@ AnyVerb = Verb | RunVerb
 
 def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None = None) -> int:
     """Parse, load the config, run one verb; returns the exit code, never raises for a user."""
-    parser = _parser(package, verbs)
-    args, rest = parser.parse_known_args(argv)
-    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in args):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    signal.signal(signal.SIGTERM, _stop)
     try:
-        verb = verbs[args.verb]
-        if isinstance(verb, RunVerb):
-            return verb.run(_run_directory(args.run), args)
-        return _run_verb(verb, args, rest)
+        signal.signal(signal.SIGTERM, _stop)
+        return _dispatch(_parser(package, verbs), verbs, argv)
     except AudiolexError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -65,6 +58,18 @@ def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None 
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", 1)
+
+
+def _dispatch(
+    parser: argparse.ArgumentParser, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None
+) -> int:
+    args, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    verb = verbs[args.verb]
+    if isinstance(verb, RunVerb):
+        return verb.run(_run_directory(args.run), args)
+    return _run_verb(verb, args, rest)
 
 
 def _run_verb(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
