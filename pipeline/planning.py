@@ -66,7 +66,8 @@ def _no_paths(value: Any) -> Any:
 
 
 def _hash_of(path: Path) -> str | None:
+    """The list's hash; None for one that is not there. A disk that fails is no such answer."""
     try:
         return sha256_file(path)
-    except OSError:
+    except FileNotFoundError:
         return None

@@ -122,7 +122,7 @@ def _ordinals(calls: list[str], run: Path) -> list[tuple[str, int]]:
 
 def _fail_once(config: Path, fault: str, directory: Path) -> None:
     process = trials.start(["shard", str(config)], directory / "log", waits=True)
-    with trials.injected(process, fault, directory / "strace"):
+    with trials.injected(process, fault, directory / "strace", directory / "log.gate"):
         pass
     findings = verify(Layout(directory / "run"), "full")  # what stands is whole, or is not there
     allowed = {"plan.json", "commits/shard/default/recipe.json"}

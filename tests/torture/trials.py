@@ -25,12 +25,16 @@ _FORKS.set_forkserver_preload(["pipeline.verbs", "pipeline.__main__", "numpy", "
 def start(words: Sequence[str], log: Path, *, waits: bool = False) -> BaseProcess:
     """A process that runs `python -m pipeline WORDS`, forked where everything is imported; it
     `waits` for a tracer to be attached."""
-    process = _FORKS.Process(target=_command, args=(list(words), str(log), waits))
+    gate = Path(f"{log}.gate")
+    gate.unlink(missing_ok=True)
+    process = _FORKS.Process(
+        target=_command, args=(list(words), str(log), str(gate) if waits else "")
+    )
     process.start()
     return process
 
 
-def _command(words: list[str], log: str, waits: bool) -> None:
+def _command(words: list[str], log: str, gate: str) -> None:
     from configs.cli import main
     from pipeline.__main__ import VERBS
 
@@ -39,9 +43,8 @@ def _command(words: list[str], log: str, waits: bool) -> None:
         os.dup2(file.fileno(), 2)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - the process ends with it
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    while waits and not _has_tracer(os.getpid()):
+    while gate and not Path(gate).exists():  # opens nothing: calls are counted from here
         time.sleep(0.002)
-    time.sleep(0.02 * waits)  # the tracer says so before it begins
     code = main("pipeline", VERBS, words)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -63,13 +66,14 @@ def run(words: Sequence[str], log: Path) -> int:
 
 
 @contextmanager
-def injected(process: BaseProcess, fault: str, log: Path) -> Iterator[None]:
+def injected(process: BaseProcess, fault: str, log: Path, gate: Path) -> Iterator[None]:
     """strace attached to a waiting process with a fault to inject, till the process ends."""
     with log.open("wb") as file:
         words = ["strace", "-qq", "-p", str(process.pid), "-e", f"inject={fault}"]
         words += ["-e", f"trace={fault.partition(':')[0]}", "-e", "signal=none"]
         tracer = subprocess.Popen(words, stdout=file, stderr=file)
     try:
+        _let_go(process, gate)
         yield
     finally:
         if process.is_alive():
@@ -83,13 +87,21 @@ def traced(words: Sequence[str], calls: Sequence[str], log: Path, trace: Path) -
     command = ["strace", "-qq", "-y", "-p", str(process.pid), "-o", str(trace)]
     command += ["-e", f"trace={','.join(calls)}", "-e", "signal=none", "-s", "0"]
     tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    _let_go(process, Path(f"{log}.gate"))
     assert finish(process) == 0, log.read_text()
     tracer.wait(timeout=TRIAL_LIMIT_S)
     return trace.read_text(errors="replace").splitlines()
 
 
-def _has_tracer(pid: int) -> bool:
-    return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
+def _let_go(process: BaseProcess, gate: Path) -> None:
+    """Open the gate once a tracer is attached."""
+    status = Path(f"/proc/{process.pid}/status")
+    deadline_s = time.monotonic() + TRIAL_LIMIT_S
+    while "TracerPid:\t0\n" in status.read_text():
+        assert time.monotonic() < deadline_s, "strace never attached"
+        time.sleep(0.002)
+    time.sleep(0.02)  # it is attached before it has set itself up
+    gate.touch()
 
 
 def tree_hash(run_directory: Path) -> str:
