@@ -16,6 +16,7 @@ from shards.seal import check_bytes
 
 OK = "ok"
 QUARANTINED = "quarantined"
+WRITE_BUFFER_BYTES = 1 << 20
 EXAMPLES = 3  # ids shown for each reason
 
 INDEX_SCHEMA = pa.schema(
@@ -46,7 +47,9 @@ INDEX_SCHEMA = pa.schema(
 
 def write_index(path: Path, rows: list[dict[str, object]]) -> None:
     """Write the rows of one shard, in plan order."""
-    pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), path, compression="zstd")
+    table = pa.Table.from_pylist(rows, INDEX_SCHEMA)
+    with path.open("wb", buffering=WRITE_BUFFER_BYTES) as file:  # Arrow writes a few bytes a call
+        pq.write_table(table, file, compression="zstd")
 
 
 def read_index(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -32,6 +32,8 @@ from shards.layout import Layout
 FORMAT = 2
 Task = Literal["multilabel", "multiclass", "regression"]
 
+WRITE_BUFFER_BYTES = 1 << 20  # Arrow writes a few bytes a call
+
 Units = npt.NDArray[np.int64]
 
 CLIP_SCHEMA = pa.schema(
@@ -123,7 +125,10 @@ def freeze(
     table, units = in_hash_order(catalogue.clips)
     bounds = shard_bounds(units, clips_per_shard(table.num_rows, shards))
     with Attempt(layout.partial, "plan") as attempt:
-        with pq.ParquetWriter(attempt.path("table"), CLIP_SCHEMA, compression="zstd") as writer:
+        with (
+            attempt.path("table").open("wb", buffering=WRITE_BUFFER_BYTES) as file,
+            pq.ParquetWriter(file, CLIP_SCHEMA, compression="zstd") as writer,
+        ):
             for start, stop in pairwise(bounds):
                 writer.write_table(table.slice(start, stop - start))
         tree = _describe(catalogue, recipe, len(bounds) - 1, sha256_file(attempt.path("table")))

@@ -26,11 +26,16 @@ def start(words: Sequence[str], log: Path, *, waits: bool = False) -> BaseProces
     """A process that runs `python -m pipeline WORDS`, forked where everything is imported; it
     `waits` for a tracer to be attached."""
     gate = Path(f"{log}.gate")
-    gate.unlink(missing_ok=True)
+    reached = Path(f"{gate}.reached")
+    for path in (gate, reached):
+        path.unlink(missing_ok=True)
     process = _FORKS.Process(
         target=_command, args=(list(words), str(log), str(gate) if waits else "")
     )
     process.start()
+    while waits and not reached.exists():
+        assert process.is_alive(), log.read_text()
+        time.sleep(0.002)
     return process
 
 
@@ -43,8 +48,10 @@ def _command(words: list[str], log: str, gate: str) -> None:
         os.dup2(file.fileno(), 2)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - the process ends with it
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    while gate and not Path(gate).exists():  # opens nothing: calls are counted from here
-        time.sleep(0.002)
+    if gate:
+        Path(f"{gate}.reached").touch()
+        while not Path(gate).exists():  # opens nothing: calls are counted from here
+            time.sleep(0.002)
     code = main("pipeline", VERBS, words)
     sys.stdout.flush()
     sys.stderr.flush()
