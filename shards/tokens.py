@@ -29,7 +29,6 @@ from shards.tar import TarWriter
 
 STAGE = "tokenize"
 BLOCK_CLIPS = 1024
-COLUMNS = ("tokens", "lengths", "keys", "labels", "counts")
 
 INDEX_SCHEMA = pa.schema(
     [

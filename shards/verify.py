@@ -26,7 +26,6 @@ from shards.plan import Plan
 from shards.seal import check_bytes, check_size, read_seal
 
 Level = Literal["quick", "full", "deep"]
-LEVELS: tuple[Level, ...] = ("quick", "full", "deep")
 DATA_DIRECTORIES = ("audio", "frames.zarr", "index", "tokens", "codebooks", "seals", "commits")
 
 

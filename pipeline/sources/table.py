@@ -24,44 +24,30 @@ def lists(source: TableSource) -> dict[str, Path]:
 
 def read(source: TableSource) -> Catalogue:
     """The rows of the table as clips; raises InputError with the row that is at fault."""
-    table = _table(source.table)
-    names = source.columns
-    columns = _Columns(source, table)
-    files = [str(value) for value in columns.needed(names.file)]
-    starts, ends = columns.numbers(names.start), columns.numbers(names.end)
-    targets = [columns.numbers(name, is_needed=True) for name in source.targets]
-    labels = columns.labels()
-    if not source.targets and labels is None:
-        raise InputError(
-            f"{source.table} has no column {names.labels}: name it in source.columns.labels, or "
-            "name columns of numbers in source.targets"
-        )
-    classes = [*source.targets] if source.targets else sorted({i for r in labels or () for i in r})
+    columns = _Columns(source, _table(source.table))
+    files = [str(value) for value in columns.needed(source.columns.file)]
+    starts, ends = columns.stretches()
+    labels = None if source.targets else columns.labels()
+    classes = source.targets if labels is None else sorted({name for row in labels for name in row})
     index_of = {name: index for index, name in enumerate(classes)}
+    nothing: list[list[str]] = [[] for _ in files]
     clips = clip_table(
         len(files),
         {
-            "id": _ids(columns, files, starts, ends),
+            "id": _ids(columns.optional(source.columns.id), files, starts),
             "path": files,
-            "start_s": [
-                None if s is None and e is None else s or 0.0
-                for s, e in zip(starts, ends, strict=True)
-            ],
+            "start_s": starts,
             "end_s": ends,
-            "labels": [[]] * len(files)
-            if source.targets
-            else [sorted(index_of[label] for label in set(row)) for row in labels or ()],
-            "targets": [list(row) for row in zip(*targets, strict=True)]
-            if targets
-            else [[]] * len(files),
+            "labels": [sorted({index_of[name] for name in row}) for row in labels or nothing],
+            "targets": columns.targets(),
             "set": ["table"] * len(files),
             "split": columns.splits(),
-            "fold": [int(value or 0) for value in columns.numbers(names.fold)],
-            "group": [None if v is None else str(v) for v in columns.optional(names.group)],
+            "fold": [int(value or 0) for value in columns.numbers(source.columns.fold)],
+            "group": columns.texts(source.columns.group),
         },
     )
-    task = _task(source, labels)
-    return Catalogue(clips, tuple(ClassName(name, name) for name in classes), task)
+    names = tuple(ClassName(name, name) for name in classes)
+    return Catalogue(clips, names, _task(source, labels))
 
 
 class _Columns:
@@ -98,20 +84,38 @@ class _Columns:
             numbers.append(number)
         return numbers
 
-    def labels(self) -> list[list[str]] | None:
-        if self._source.columns.labels not in self._table.column_names:
-            return None
+    def texts(self, name: str) -> list[str | None]:
+        return [None if value is None else str(value) for value in self.optional(name)]
+
+    def stretches(self) -> tuple[list[float | None], list[float | None]]:
+        """Starts and ends in seconds; a clip that is a whole file has neither."""
+        starts = self.numbers(self._source.columns.start)
+        ends = self.numbers(self._source.columns.end)
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if (start or 0.0) < 0 or (end is not None and end <= (start or 0.0)):
+                raise self._fault(row, f"no stretch from {start} to {end} s")
+            if start is None and end is not None:
+                starts[row] = 0.0
+        return starts, ends
+
+    def labels(self) -> list[list[str]]:
+        name = self._source.columns.labels
+        if name not in self._table.column_names:
+            raise InputError(
+                f"{self._source.table} has no column {name}: name it in source.columns.labels, or "
+                "name columns of numbers in source.targets"
+            )
+        return [self._names(value) for value in self.optional(name)]
+
+    def targets(self) -> list[list[float | None]]:
+        columns = [self.numbers(name, is_needed=True) for name in self._source.targets]
+        return [list(row) for row in zip(*columns, strict=True)] or [[]] * self._table.num_rows
+
+    def _names(self, value: Any) -> list[str]:
+        """The labels in one cell: a list, or text with separators."""
         separator = self._source.label_separator
-        return [
-            [
-                str(part).strip()
-                for part in (value if isinstance(value, list) else str(value).split(separator))
-                if str(part).strip()
-            ]
-            if value is not None
-            else []
-            for value in self.optional(self._source.columns.labels)
-        ]
+        parts = value if isinstance(value, list) else str(value or "").split(separator)
+        return [text for part in parts if (text := str(part).strip())]
 
     def splits(self) -> list[str]:
         values = [
@@ -126,22 +130,13 @@ class _Columns:
         return InputError(f"{self._source.table}, row {row + 1}: {what}")
 
 
-def _ids(
-    columns: _Columns,
-    files: Sequence[str],
-    starts: Sequence[float | None],
-    ends: Sequence[float | None],
-) -> list[str]:
+def _ids(given: Sequence[Any], files: Sequence[str], starts: Sequence[float | None]) -> list[str]:
     """The id column; else the file, with the start in milliseconds where the clip is a stretch."""
-    given = columns.optional(columns._source.columns.id)
-    return [
-        str(clip_id)
-        if clip_id is not None
-        else file
-        if start is None and end is None
-        else f"{file}_{round(1000 * (start or 0.0))}"
-        for clip_id, file, start, end in zip(given, files, starts, ends, strict=True)
+    made = [
+        file if start is None else f"{file}_{round(1000 * start)}"
+        for file, start in zip(files, starts, strict=True)
     ]
+    return [mine if own is None else str(own) for own, mine in zip(given, made, strict=True)]
 
 
 def _task(source: TableSource, labels: Sequence[Sequence[str]] | None) -> Task:

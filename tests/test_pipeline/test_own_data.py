@@ -177,6 +177,8 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
         ({"file": "", "labels": "x"}, {}, "row 1: no file"),
         ({"file": "a", "labels": "x", "split": "dev"}, {}, "row 1: split 'dev' is none of train"),
         ({"file": "a", "labels": "x", "start": "soon"}, {}, "row 1: start 'soon' is no number"),
+        ({"file": "a", "labels": "x", "start": 2, "end": 1}, {}, "row 1: no stretch from 2.0 to 1"),
+        ({"file": "a", "labels": "x", "start": -1}, {}, "row 1: no stretch from -1.0"),
         ({"file": "a", "v": "high"}, {"targets": ["v"]}, "row 1: v 'high' is no number"),
         ({"file": "a", "v": ""}, {"targets": ["v"]}, "row 1: no v"),
         ({"file": "a"}, {"targets": ["v"]}, "has no column v"),
