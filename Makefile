@@ -1,11 +1,13 @@
 # The friendly face of the project, and the only list of its checks. `make` alone prints help.
 #
 #   CONFIG=FILE    the job (a YAML file or a run directory)      make all CONFIG=configs/esc10.yaml
+#   NAME=...       what to measure or to try          make bench NAME=plan
 #   ARGS="k=v ..." overrides and flags for the command           make shard ARGS=--dry-run
 #
 # make reports any failure as 2: batch scripts that want the exit codes call `python -m` directly.
 
 CONFIG ?= configs/demo.yaml
+NAME ?= ingest
 ARGS ?=
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo all shard codebook tokenize train eval report
+.PHONY: help setup test check demo all shard codebook tokenize train eval report bench torture
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -65,3 +67,9 @@ eval: $(READY) ## score the trained models
 
 report: $(READY) ## write the HTML report of the trained models
 	$(BIN)/python -m train report $(CONFIG) $(ARGS)
+
+bench: $(READY) ## measure against peers: NAME=ingest or plan
+	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+torture: $(READY) ## long trials of the promises: NAME=ingest
+	$(BIN)/python -m tests.torture.$(NAME) $(ARGS)

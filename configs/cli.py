@@ -1,6 +1,8 @@
-"""The command grammar of all packages: `python -m PACKAGE VERB CONFIG [key=value ...]`.
+"""The command grammar of all packages.
 
-CONFIG is a YAML file or a run directory. No flag repeats a config field. Exit codes: 0 done,
+Verbs that make something: `python -m PACKAGE VERB CONFIG [key=value ...]`, where CONFIG is a YAML
+file or a run directory. Verbs that read something made: `python -m PACKAGE VERB RUN` and what they
+need. No flag repeats a config field. Exit codes: 0 done,
 1 failed, 2 bad config or input, 3 done but the quarantine is above its threshold, 75 preempted:
 run the same command again.
 """
@@ -15,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from configs.errors import AudiolexError, Preempted
-from configs.load import dump_config, load_config
+from configs.errors import AudiolexError, InputError, Preempted
+from configs.load import SAVED_NAME, dump_config, load_config
 from configs.schema import Config
 
 QUARANTINE_EXIT_CODE = 3
@@ -31,28 +33,57 @@ class Verb:
     dry_run: Callable[[Config], int] | None = None
 
 
-def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True)
+class RunVerb:
+    """One command on a run directory, and the options that it adds to its parser."""
+
+    run: Callable[[Path, argparse.Namespace], int]
+    help: str
+    options: Callable[[argparse.ArgumentParser], None]
+
+
+AnyVerb = Verb | RunVerb
+
+
+def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None = None) -> int:
     """Parse, load the config, run one verb; returns the exit code, never raises for a user."""
-    parser = _parser(package, verbs)
-    args, rest = parser.parse_known_args(argv)
-    if any(word.startswith("-") for word in rest):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.overrides += rest
-    signal.signal(signal.SIGTERM, _stop)
     try:
-        config = load_config(args.config, args.overrides)
-        if args.print_config:
-            print(dump_config(config), end="")
-            return 0
-        verb = verbs[args.verb]
-        return verb.dry_run(config) if verb.dry_run and args.dry_run else verb.run(config)
+        signal.signal(signal.SIGTERM, _stop)
+        return _dispatch(_parser(package, verbs), verbs, argv)
     except AudiolexError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         stopped = Preempted("stopped; the same command goes on from what is committed")
         return _fail(str(stopped), stopped.exit_code)
     except OSError as error:
-        return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}", 1)
+
+
+def _dispatch(
+    parser: argparse.ArgumentParser, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None
+) -> int:
+    args, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    verb = verbs[args.verb]
+    if isinstance(verb, RunVerb):
+        return verb.run(_run_directory(args.run), args)
+    return _run_verb(verb, args, rest)
+
+
+def _run_verb(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
+    config = load_config(args.config, [*args.overrides, *rest])
+    if args.print_config:
+        print(dump_config(config), end="")
+        return 0
+    return verb.dry_run(config) if verb.dry_run and args.dry_run else verb.run(config)
+
+
+def _run_directory(path: Path) -> Path:
+    if not (path / SAVED_NAME).is_file():
+        raise InputError(f"{path} is no run: it holds no {SAVED_NAME}")
+    return path
 
 
 def _fail(message: str, code: int) -> int:
@@ -64,11 +95,15 @@ def _stop(_signum: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt  # as Ctrl-C: no `except Exception` on the way may take it for a fault
 
 
-def _parser(package: str, verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
+def _parser(package: str, verbs: Mapping[str, AnyVerb]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {package}", allow_abbrev=False)
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, verb in verbs.items():
         sub = subparsers.add_parser(name, help=verb.help, description=verb.help)
+        if isinstance(verb, RunVerb):
+            sub.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+            verb.options(sub)
+            continue
         sub.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file or a run")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides")
         sub.add_argument("--print-config", action="store_true", help="show the resolved config")

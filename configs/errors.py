@@ -9,10 +9,11 @@
     ├── IntegrityError          1   bytes on disk are not those on record
     │   └── DifferentBytes      1   a second attempt at a shard gave other bytes
     ├── StageFailed             1   some shards failed; the others are committed
+    ├── DecoderLost             1   something else keeps killing the decoder
     ├── TrainingFailed          1   the loss is no longer a number
     └── Preempted              75   stopped by a signal: run the same command again
 
-A bad clip is none of these: `pipeline.audio.decode.ClipRefused` becomes a quarantine row, never
+A bad clip is none of these: `pipeline.audio.refusal.ClipRefused` becomes a quarantine row, never
 the end of a job. The tree lives below all packages because all of them raise from it.
 """
 
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 __all__ = [
     "AudiolexError",
     "ConfigError",
+    "DecoderLost",
     "DifferentBytes",
     "InputError",
     "IntegrityError",
@@ -86,6 +88,10 @@ class DifferentBytes(IntegrityError):
 
 class StageFailed(AudiolexError):
     """Some tasks of a stage failed; what the others made is committed."""
+
+
+class DecoderLost(AudiolexError):
+    """The process that decodes was killed again and again, and not by its own limits."""
 
 
 class TrainingFailed(AudiolexError):

@@ -29,6 +29,8 @@ def load_config(where: Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = where / SAVED_NAME if where.is_dir() else where
     tree = _read_with_includes(path, seen=())
+    if where.is_dir():  # it may have been moved since
+        tree["run"] = str(where)
     for override in overrides:
         tree = merge(tree, _parse_override(override))
     try:
@@ -158,7 +160,7 @@ def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:
     plain = _bare(annotation)
     if get_origin(plain) not in (Union, types.UnionType):
         return {}
-    members = [member for member in get_args(plain) if _is_model(member)]
+    members = [member for member in map(_bare, get_args(plain)) if _is_model(member)]
     return {get_args(m.model_fields["kind"].annotation)[0]: m for m in members}
 
 

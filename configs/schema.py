@@ -1,7 +1,7 @@
 """Every section of a config, as frozen pydantic models that validate themselves.
 
 One CONFIG file serves all packages and is validated whole by the first verb that reads it.
-Functions take the section they need (`MelConfig`), never the root. Unknown keys are errors.
+Functions take the section they need (`AudioConfig`), never the root. Unknown keys are errors.
 Paths are relative to the directory that the command runs in.
 """
 
@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -21,64 +19,38 @@ from pydantic import (
     model_validator,
 )
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Split = Literal["train", "valid", "test"]
-FILES_PATTERN = r"^([^{}]|\{(set|prefix|id)\})*\{id\}([^{}]|\{(set|prefix|id)\})*$"
-NAME_PATTERN = r"^[0-9A-Za-z_-]+$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+from configs.frames import FramesConfig, MelFrames
+from configs.section import Name, Section, Share
+from configs.sources import Source
+
 MEMORY_PATTERN = r"^(auto|[0-9.]+ ?([kMGT]i?)?B)$"
 MAX_K = 65_536  # tokens are uint16 on disk
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-# --- sources: where clips and labels come from ----------------------------------------------
-
-
-class SegmentSet(Section):
-    """One of AudioSet's segment lists and where its audio lies under the source's root."""
-
-    segments: Path
-    files: Annotated[str, Field(pattern=FILES_PATTERN)] = "{set}/{prefix}/{id}.flac"
-    split: Split = "train"
-
-
-class AudioSetSource(Section):
-    """AudioSet's own metadata, or any data set written in its format (multi-label)."""
-
-    kind: Literal["audioset"]
-    root: Path
-    classes: Path
-    ontology: Path | None = None
-    sets: Annotated[dict[Name, SegmentSet], Field(min_length=1)]
-
-
-class EscSource(Section):
-    """ESC-50 as published, or an ESC-10 folder with `esc10.csv` (one label a clip, 5 folds)."""
-
-    kind: Literal["esc"]
-    root: Path
-    only_esc10: bool = False
-
-
-Source = Annotated[AudioSetSource | EscSource, Field(discriminator="kind")]
 
 
 class SplitConfig(Section):
     """Which clips train, validate and test; applied when reading, so changing it decodes nothing.
 
-    `source` takes the source's word and cuts `valid_share` of the training clips off by a hash
-    of their ids (set it to 0 where the source lists validation clips of its own);
-    `first_letter` is the rule of audio-tokens: an id that starts with one of `letters` validates.
-    With `folds`, fold f tests on the clips of fold f and trains on the rest.
+    `source` takes the source's word, and cuts `valid_share` of the training clips off by a hash
+    of their ids (set it to 0 where the source lists validation clips of its own); `first_letter`
+    is the rule of audio-tokens: an id that starts with one of `letters` validates. The others
+    cut `test_share` and `valid_share` off all clips: `hash` by the ids alone, so that a clip's
+    split is the same in any subset; `exact` hits the shares to the clip; `stratified` hits them
+    within each label. Where the source has groups (songs, recordings), they stay together under
+    every rule. With `folds`, fold f tests on the clips of fold f and trains on the rest.
     """
 
-    rule: Literal["source", "first_letter"] = "source"
+    rule: Literal["source", "first_letter", "hash", "exact", "stratified"] = "source"
     letters: str = "ABCDEF"
     valid_share: Share = 0.1
+    test_share: Share = 0.1
+    seed: int = 0  # of the rules exact and stratified
     folds: tuple[PositiveInt, ...] = ()
+
+    @model_validator(mode="after")
+    def _leaves_training_clips(self) -> Self:
+        if self.valid_share + self.test_share >= 1:
+            raise ValueError("valid_share and test_share leave nothing to train on")
+        return self
 
 
 # --- the stages ------------------------------------------------------------------------------
@@ -95,27 +67,7 @@ class AudioConfig(Section):
 
     sample_rate_hz: PositiveInt = 22_050
     store: Literal["flac", "source", "none"] = "flac"
-    max_clip_s: PositiveFloat = 60.0
     min_peak: NonNegativeFloat = 1e-4  # of full scale (-80 dBFS); quieter clips are silent
-
-
-class MelConfig(Section):
-    """Log-mel frames as torchaudio's MelSpectrogram + AmplitudeToDB define them (HTK scale, no
-    norm, power 2, centred, reflect padding, Hann window, floor -100 dB)."""
-
-    n_fft: PositiveInt = 1024
-    hop_length: PositiveInt = 512
-    n_mels: PositiveInt = 64
-    f_min_hz: NonNegativeFloat = 0.0
-    f_max_hz: PositiveFloat | None = None  # half the sample rate
-
-    @model_validator(mode="after")
-    def _band_and_hop(self) -> Self:
-        if self.hop_length > self.n_fft:
-            raise ValueError(f"hop_length {self.hop_length} skips samples: n_fft is {self.n_fft}")
-        if self.f_max_hz is not None and self.f_max_hz <= self.f_min_hz:
-            raise ValueError(f"f_max_hz {self.f_max_hz} is not above f_min_hz {self.f_min_hz}")
-        return self
 
 
 class QuarantineConfig(Section):
@@ -242,10 +194,10 @@ class Config(Section):
     split: SplitConfig = SplitConfig()
     shards: ShardsConfig = ShardsConfig()
     audio: AudioConfig = AudioConfig()
-    mel: MelConfig = MelConfig()
+    frames: FramesConfig = MelFrames()
     quarantine: QuarantineConfig = QuarantineConfig()
     codebook: CodebookConfig = CodebookConfig()
-    models: dict[Name, Model] = {}
+    models: dict[Name, Model] = Field(default_factory=dict)
     model: Annotated[tuple[Name, ...], BeforeValidator(_split_commas)] = ()
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -259,10 +211,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _mel_fits_sample_rate(self) -> Self:
+    def _filters_fit_the_sample_rate(self) -> Self:
         nyquist_hz = self.audio.sample_rate_hz / 2
-        if self.mel.f_min_hz >= nyquist_hz:
-            raise ValueError(f"mel.f_min_hz {self.mel.f_min_hz} is not below {nyquist_hz} Hz")
-        if self.mel.f_max_hz is not None and self.mel.f_max_hz > nyquist_hz:
-            raise ValueError(f"mel.f_max_hz {self.mel.f_max_hz} is above {nyquist_hz} Hz, half")
+        low_hz, high_hz = self.frames.f_min_hz, self.frames.f_max_hz
+        if low_hz >= nyquist_hz:
+            raise ValueError(f"frames.f_min_hz {low_hz} is not below {nyquist_hz} Hz")
+        if high_hz is not None and not low_hz < high_hz <= nyquist_hz:
+            raise ValueError(
+                f"frames.f_max_hz {high_hz} is not between f_min_hz {low_hz} and {nyquist_hz} Hz, "
+                "half the sample rate"
+            )
         return self

@@ -1,17 +1,17 @@
 """The codebook stage: draw frames from the training clips and find their K centroids.
 
-The state after every pass is kept in `codebooks/<name>/state.safetensors`; a killed run goes on
+The state after every pass is kept in `codebooks/<name>/state`; a killed run goes on
 from it and ends at the same bytes. The commit record comes last, and then the state goes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.numpy import load, save
 
 from cluster.launch import OpenClient
@@ -27,7 +27,8 @@ from shards.layout import Layout
 from shards.seal import Seal, open_seal
 
 FORMAT = 1
-STATE_NAME = "state.safetensors"
+STATE_NAME = "state"  # a hash, then safetensors
+STAMP_BYTES = 32
 
 
 def run(config: Config, layout: Layout, _: OpenClient) -> None:
@@ -39,6 +40,7 @@ def run(config: Config, layout: Layout, _: OpenClient) -> None:
         fingerprint = log.open(recipe(config, seal, fold))
         if log.record(0) is not None:
             say(f"codebook {name}: committed, nothing to do")
+            (layout.codebook(name) / STATE_NAME).unlink(missing_ok=True)
             continue
         draw = draw_frames(seal, config.codebook, config.split, fold)
         say(f"codebook {name}: {len(draw.train_ND)} frames drawn, faiss on {device}")
@@ -73,16 +75,23 @@ def _train(
 
 
 def _resume(path: Path, fingerprint: str) -> kmeans.State | None:
+    """The state after the last pass; None where there is none that is whole and of this recipe:
+    to begin again ends at the same bytes."""
     if not path.exists():
         return None
-    tensors = load(path.read_bytes())
-    stored = tensors.pop("fingerprint").tobytes().decode()
-    return kmeans.resumed(tensors) if stored == fingerprint else None
+    data = path.read_bytes()
+    stamp, tensors = data[:STAMP_BYTES], data[STAMP_BYTES:]
+    is_ours = stamp == _stamp(tensors, fingerprint)
+    return kmeans.resumed(load(tensors)) if is_ours else None
 
 
 def _state_bytes(state: kmeans.State, fingerprint: str) -> bytes:
-    stamp = np.frombuffer(fingerprint.encode(), dtype=np.uint8)
-    return save({**kmeans.to_tensors(state), "fingerprint": stamp})
+    tensors = save(kmeans.to_tensors(state))
+    return _stamp(tensors, fingerprint) + tensors
+
+
+def _stamp(tensors: bytes, fingerprint: str) -> bytes:
+    return hashlib.sha256(fingerprint.encode() + tensors).digest()
 
 
 def _commit(
@@ -92,7 +101,7 @@ def _commit(
         centroids_KD=state.centroids_KD,
         metric=config.codebook.metric,
         front_end=config.codebook.front_end,
-        mel=config.mel.model_dump(mode="json"),
+        frames=config.frames.model_dump(mode="json"),
         sample_rate_hz=config.audio.sample_rate_hz,
         frames_fingerprint=seal.fingerprint,
     )

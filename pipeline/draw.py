@@ -21,7 +21,7 @@ from pipeline.audio.front_end import FRONT_ENDS, VectorsTD
 from shards.frames import read_shard_frames
 from shards.index import decoded, read_shard_index
 from shards.seal import Seal
-from shards.splits import TRAIN, split_codes, unit_hash
+from shards.splits import SPLIT_COLUMNS, TRAIN, SplitInputs, split_codes, unit_hash
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ def choose(clip_id: str, num_frames: int, most: int, seed: int) -> npt.NDArray[n
 def training_clips(seal: Seal, split: SplitConfig, fold: int | None) -> set[str]:
     """Ids of the decoded clips that train, under the split rule."""
     table = pa.concat_tables(
-        decoded(_index(seal, shard, ["id", "split", "fold", "status"]))
+        decoded(_index(seal, shard, [*SPLIT_COLUMNS, "status"]))
         for shard in range(len(seal.records))
     )
-    ids, declared, folds = (table.column(name).to_pylist() for name in ("id", "split", "fold"))
-    codes = split_codes(ids, declared, folds, split, fold)
-    return {clip_id for clip_id, code in zip(ids, codes, strict=True) if code == TRAIN}
+    inputs = SplitInputs.of_index(table)
+    codes = split_codes(inputs, split, fold)
+    return {clip_id for clip_id, code in zip(inputs.ids, codes, strict=True) if code == TRAIN}
 
 
 def _clip_vectors(

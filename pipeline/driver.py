@@ -12,7 +12,7 @@ from cluster.launch import OpenClient
 from cluster.submit import run_tasks
 from configs.cli import QUARANTINE_EXIT_CODE
 from configs.console import Progress, say
-from configs.errors import AudiolexError, StageFailed
+from configs.errors import AudiolexError, IntegrityError, StageFailed
 from configs.load import dump_config
 from configs.schema import Config
 from shards.atomic import create_whole, make_directory, sweep, write_whole
@@ -46,6 +46,7 @@ def run_shards(
     log: StageLog,
     function: Callable[[Task], CommitRecord],
     tasks: Sequence[Task],
+    fingerprint: str,
 ) -> list[CommitRecord]:
     """Run the tasks of shards 0, 1 ... that have no record yet; returns all records in order.
 
@@ -63,8 +64,8 @@ def run_shards(
     if waiting:
         _run_waiting(client(), title, function, waiting)
     records = [record for record in map(log.record, range(len(tasks))) if record is not None]
-    if len({record.fingerprint for record in records}) > 1:
-        raise StageFailed(f"{title}: {log.directory} holds records of two recipes: delete it")
+    if {record.fingerprint for record in records} - {fingerprint}:
+        raise IntegrityError(f"{log.directory} holds records of another recipe: delete it")
     if len(records) < len(tasks):
         raise StageFailed(f"{title}: {len(tasks) - len(records)} shards were never made; run again")
     return records
@@ -102,7 +103,8 @@ def _failed(
         f"  {getattr(task, 'label', task)}: {type(error).__name__}: {error}"
         for task, error in failures[:SHOWN_FAILURES]
     ]
-    head = f"{title}: {len(failures)} of {num_tasks} shards failed; the others are committed"
+    head = f"{title}: {len(failures)} of {num_tasks} shards failed"
+    head += "; the others are committed" if len(failures) < num_tasks else ""
     return StageFailed("\n".join([head, *lines, "Mend the cause and run the same command again."]))
 
 

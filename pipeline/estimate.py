@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from configs.console import say
 from configs.schema import Config
-from pipeline.sources import read_source
+from pipeline.planning import catalogue as offered
 from shards.plan import Catalogue, clips_per_shard
 
 NOMINAL_CLIP_S = 10.0  # where a source declares no durations
@@ -19,7 +19,7 @@ FRAME_BYTES_PER_MEL = 1.45  # float16 after blosc
 
 def run(config: Config) -> int:
     """Print counts, shards, bytes and core-hours for each source set and for all."""
-    catalogue = read_source(config.source)
+    catalogue = offered(config)
     per_shard = clips_per_shard(catalogue.clips.num_rows, config.shards)
     say(f"{'set':<14}{'clips':>10}{'labels':>10}{'classes':>9}{'shards':>8}{'GB':>9}{'core-h':>8}")
     sets = list(dict.fromkeys(catalogue.clips.column("set").to_pylist()))
@@ -52,11 +52,15 @@ def audio_seconds(rows: pa.Table) -> float:
 
 def disk_bytes(config: Config, seconds: float) -> dict[str, float]:
     """Estimated bytes of each kind of output for some seconds of audio."""
-    frames = seconds * config.audio.sample_rate_hz / config.mel.hop_length
+    frames = (
+        seconds
+        * config.audio.sample_rate_hz
+        / config.frames.hop_samples(config.audio.sample_rate_hz)
+    )
     flac = seconds * config.audio.sample_rate_hz * FLAC_BYTES_PER_SAMPLE
     return {
         "audio": flac if config.audio.store == "flac" else 0.0,
-        "frames": frames * config.mel.n_mels * FRAME_BYTES_PER_MEL,
+        "frames": frames * config.frames.num_bins * FRAME_BYTES_PER_MEL,
         "tokens": frames * 2,
     }
 

@@ -6,12 +6,11 @@ used becomes a quarantine row with a reason; nothing that a clip contains ends t
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,35 +21,35 @@ import soundfile
 
 from cluster.launch import OpenClient
 from configs.console import say
-from configs.schema import AudioConfig, Config, MelConfig
-from pipeline.audio.decode import DECODER, RESAMPLER, ClipRefused, Decoded, decode
-from pipeline.audio.encode import flac_bytes
-from pipeline.audio.mel import log_mel
+from configs.frames import FramesConfig
+from configs.schema import AudioConfig, Config
+from pipeline.audio.clip import Clip
+from pipeline.audio.decode import RESAMPLER
+from pipeline.audio.frames import check_filters
+from pipeline.audio.limits import Window
+from pipeline.audio.refusal import ClipRefused
+from pipeline.audio.sandbox import Sandbox, own_sandbox
 from pipeline.driver import run_shards
-from pipeline.sources import read_source, require_root
+from pipeline.planning import frozen_plan
+from pipeline.reading import ClipReader, Found
+from pipeline.storage import require
 from shards import plan as plans
 from shards.atomic import Attempt
-from shards.commit import CommitRecord, FileRecord, StageLog, ids_sha256, publish
-from shards.frames import FramesTM, encode_frames, open_group
+from shards.commit import CommitRecord, FileRecord, StageLog, ids_sha256, publish, publish_bytes
+from shards.frames import FramesTM, encode_frames, write_group
 from shards.index import OK, QUARANTINED, write_index
 from shards.keys import key_of
 from shards.layout import Layout
 from shards.plan import Plan
 from shards.seal import write_seal
+from shards.statistics import Moments
 from shards.tar import TarWriter
 
 STAGE = "shard"
 NAME = "default"
-FORMAT = 1
-# What a path itself can be to blame for; any other error, as EIO, fails the task.
-REFUSED_ERRNOS = {
-    errno.ENOENT: "missing",
-    errno.ENOTDIR: "missing",
-    errno.EISDIR: "missing",
-    errno.EACCES: "unreadable",
-    errno.ENAMETOOLONG: "missing",
-    errno.ELOOP: "missing",
-}
+FORMAT = 2
+LIBRARIES = ("av", "soxr", "scipy", "zarr", "numcodecs", "pyarrow")  # that decide bytes
+COPIED = ("id", "labels", "targets", "set", "split", "fold", "group")  # from the plan
 
 
 @dataclass(frozen=True)
@@ -60,52 +59,55 @@ class ShardTask:
     root: Path
     shard: int
     fingerprint: str
-    source_root: Path
+    source_root: str
+    max_clip_s: float
     audio: AudioConfig
-    mel: MelConfig
+    frames: FramesConfig
 
     @property
     def label(self) -> str:
         return f"{STAGE} {self.shard:06d}"
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A clip that decoded, and what is stored of it."""
-
-    frames_TM: FramesTM
-    audio: bytes
-    audio_suffix: str
-    decoded: Decoded
-
-
 def run(config: Config, layout: Layout, client: OpenClient) -> None:
     """Make and seal all shards of the run's plan."""
-    plan = frozen_plan(config, layout)
+    check_filters(config.audio.sample_rate_hz, config.frames)
     log = StageLog(layout, STAGE, NAME)
+    plan = frozen_plan(config, layout, is_bound=bool(log.committed()))
     fingerprint = log.open(recipe(config, plan))
-    open_group(layout, {"mel": config.mel.model_dump(), "audio": config.audio.model_dump()})
+    group = write_group(layout, _group_attributes(config))
     if len(log.committed()) < plan.num_shards:
-        require_root(config.source)
-    tasks = [
-        ShardTask(layout.root, shard, fingerprint, config.source.root, config.audio, config.mel)
-        for shard in range(plan.num_shards)
-    ]
-    records = run_shards(client, log, make_shard, tasks)
-    write_seal(log, records)
+        require(config.source.root)
+    tasks = [task_of(config, layout, shard, fingerprint) for shard in range(plan.num_shards)]
+    records = run_shards(client, log, make_shard, tasks, fingerprint)
+    write_seal(log, records, {"group": group, "statistics": _write_statistics(layout, records)})
     say(summary(records))
 
 
-def frozen_plan(config: Config, layout: Layout) -> Plan:
-    """The run's plan, made from the source the first time."""
-    asked = {
-        "source": config.source.model_dump(mode="json", exclude={"root"}),
-        "shards": config.shards.model_dump(mode="json"),
+def _group_attributes(config: Config) -> dict[str, Any]:
+    return {
+        "frames": config.frames.model_dump(mode="json"),
+        "audio": config.audio.model_dump(mode="json"),
     }
-    if layout.plan_json.exists() and StageLog(layout, STAGE, NAME).committed():
-        plans.check_recipe(layout, asked)
-        return plans.load(layout)
-    return plans.freeze(layout, read_source(config.source), asked, config.shards)
+
+
+def _write_statistics(layout: Layout, records: Sequence[CommitRecord]) -> FileRecord:
+    """Mean, std, min and max of each column over all frames, for people and for training."""
+    moments = Moments.merged(Moments.from_json(record.detail["moments"]) for record in records)
+    data = json.dumps(moments.summary(), indent=1).encode() + b"\n"
+    return publish_bytes(layout, layout.statistics(hashlib.sha256(data).hexdigest()), data)
+
+
+def task_of(config: Config, layout: Layout, shard: int, fingerprint: str) -> ShardTask:
+    return ShardTask(
+        root=layout.root,
+        shard=shard,
+        fingerprint=fingerprint,
+        source_root=config.source.root,
+        max_clip_s=config.source.max_clip_s,
+        audio=config.audio,
+        frames=config.frames,
+    )
 
 
 def recipe(config: Config, plan: Plan) -> dict[str, Any]:
@@ -114,11 +116,11 @@ def recipe(config: Config, plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         "plan": plan.fingerprint,
         "audio": config.audio.model_dump(mode="json"),
-        "mel": config.mel.model_dump(mode="json"),
+        "frames": config.frames.model_dump(mode="json"),
         "resampler": RESAMPLER,
         "libraries": {
             "libsndfile": soundfile.__libsndfile_version__,
-            **{name: version(name) for name in ("soxr", "scipy", "zarr", "numcodecs", "pyarrow")},
+            **{name: version(name) for name in LIBRARIES},
         },
     }
 
@@ -133,77 +135,86 @@ def make_shard(task: ShardTask) -> CommitRecord:
     plan_rows = plans.load(layout).rows(task.shard).to_pylist()
     rows: list[dict[str, Any]] = []
     frames: list[FramesTM] = []
-    with Attempt(layout.partial, f"{STAGE}-{task.shard:06d}") as attempt:
+    sandbox = own_sandbox()
+    with (
+        Attempt(layout.partial, f"{STAGE}-{task.shard:06d}") as attempt,
+        ClipReader(task.source_root, sandbox.buffer) as reader,
+    ):
         with TarWriter(attempt.path("audio.tar")) as tar:
             for plan_row in plan_rows:
-                rows.append(_make_clip(task, plan_row, tar, frames))
+                rows.append(_make_clip(task, plan_row, reader, sandbox, tar, frames))
         write_index(attempt.path("index.parquet"), rows)
-        files = _publish(task, layout, attempt, frames)
-    return log.commit(_record(task, rows, files))
+        all_frames_TM = np.concatenate([_no_frames(task.frames), *frames])
+        files = _publish(task, layout, attempt, all_frames_TM)
+    return log.commit(_record(task, rows, files, Moments.of(all_frames_TM)))
 
 
 def _make_clip(
-    task: ShardTask, plan_row: Mapping[str, Any], tar: TarWriter, frames: list[FramesTM]
+    task: ShardTask,
+    plan_row: Mapping[str, Any],
+    reader: ClipReader,
+    sandbox: Sandbox,
+    tar: TarWriter,
+    frames: list[FramesTM],
 ) -> dict[str, Any]:
     """Store one clip in the tar and the frames; returns its index row, decoded or refused."""
-    key = key_of(plan_row["id"])
-    row = {name: plan_row[name] for name in ("id", "labels", "set", "split", "fold")}
-    row |= {"key": key, "source": plan_row["path"], "num_frames": 0}
+    row = {name: plan_row[name] for name in COPIED}
+    row |= {"key": key_of(plan_row["id"]), "num_frames": 0, "source": plan_row["path"]}
+    if plan_row["member"] is not None:
+        row["source"] += f"#{plan_row['member']}"
+    window = Window(plan_row["start_s"] or 0.0, plan_row["end_s"], task.max_clip_s)
     try:
-        clip = read_clip(task.source_root, plan_row["path"], task.audio, task.mel)
+        found = reader.read(plan_row)
+        row["source_sha256"] = found.sha256
+        clip = sandbox.clip(found.given, window, task.audio, task.frames)
     except ClipRefused as refusal:
         return row | {
             "status": QUARANTINED,
             "reason": refusal.reason,
             "detail": refusal.detail,
         }
+    if task.audio.store != "none":
+        _store_audio(task, plan_row, clip, _source_bytes(task, found, sandbox), tar)
     row_start = sum(len(part) for part in frames)
     frames.append(clip.frames_TM)
-    if clip.audio_suffix:
-        tar.add(f"{key}.{clip.audio_suffix}", clip.audio)
-        tar.add(f"{key}.json", _metadata(plan_row, clip, task.audio.sample_rate_hz))
-    return row | {
-        "status": OK,
-        "row_start": row_start,
-        "num_frames": len(clip.frames_TM),
-        "decoder": DECODER,
-        "source_rate_hz": clip.decoded.source_rate_hz,
-        "source_samples": clip.decoded.source_samples,
-    }
+    facts = asdict(clip.facts)
+    del facts["num_samples"]
+    return (
+        row
+        | facts
+        | {
+            "status": OK,
+            "row_start": row_start,
+            "num_frames": len(clip.frames_TM),
+        }
+    )
 
 
-def read_clip(root: Path, path: str, audio: AudioConfig, mel: MelConfig) -> Clip:
-    """Decode one file below `root` into frames [T, M] float16 and what the audio tar holds.
+def _source_bytes(task: ShardTask, found: Found, sandbox: Sandbox) -> bytes:
+    """The file itself, where the tars hold it. A window's is the whole file's: refused at start."""
+    if task.audio.store != "source":
+        return b""
+    return bytes(sandbox.buffer[: found.given.num_bytes])
 
-    Raises ClipRefused, with the reason `missing` where there is no such file. Refusals name the
-    path below the root only: a moved data set gives the same bytes.
-    """
-    try:
-        data = (root / path).read_bytes()
-    except OSError as error:
-        if error.errno not in REFUSED_ERRNOS:
-            raise
-        raise ClipRefused(REFUSED_ERRNOS[error.errno], f"{path}: {error.strerror}") from None
-    decoded = decode(data, audio)
-    frames_TM = log_mel(decoded.waveform_N, audio.sample_rate_hz, mel).astype(np.float16)
-    if audio.store == "flac":
-        return Clip(
-            frames_TM, flac_bytes(decoded.waveform_N, audio.sample_rate_hz), "flac", decoded
-        )
-    if audio.store == "source":
-        return Clip(frames_TM, data, Path(path).suffix.lstrip(".").lower() or "bin", decoded)
-    return Clip(frames_TM, b"", "", decoded)
+
+def _store_audio(
+    task: ShardTask, plan_row: Mapping[str, Any], clip: Clip, source: bytes, tar: TarWriter
+) -> None:
+    key = key_of(plan_row["id"])
+    suffix = "flac" if task.audio.store == "flac" else clip.facts.container
+    tar.add(f"{key}.{suffix}", clip.flac if task.audio.store == "flac" else source)
+    tar.add(f"{key}.json", _metadata(plan_row, clip, task.audio.sample_rate_hz))
 
 
 def _metadata(plan_row: Mapping[str, Any], clip: Clip, sample_rate_hz: int) -> bytes:
     """The JSON member beside the audio: the same fields for every clip."""
-    fields = {name: plan_row[name] for name in ("id", "labels", "set", "split", "fold")}
-    fields |= {"sample_rate_hz": sample_rate_hz, "num_samples": len(clip.decoded.waveform_N)}
+    fields = {name: plan_row[name] for name in COPIED}
+    fields |= {"sample_rate_hz": sample_rate_hz, "num_samples": clip.facts.num_samples}
     return json.dumps(fields, sort_keys=True).encode()
 
 
 def _publish(
-    task: ShardTask, layout: Layout, attempt: Attempt, frames: list[FramesTM]
+    task: ShardTask, layout: Layout, attempt: Attempt, frames_TM: FramesTM
 ) -> tuple[FileRecord, ...]:
     """Move the shard's files to their final, hash-bearing names; returns their records."""
     places = {
@@ -213,7 +224,7 @@ def _publish(
     if task.audio.store == "none":
         del places["audio.tar"]
     files = [publish(attempt, layout.root, name, place) for name, place in places.items()]
-    objects = encode_frames(np.concatenate([_no_frames(task.mel), *frames]))
+    objects = encode_frames(frames_TM)
     sha256 = hashlib.sha256(b"".join(objects.values())).hexdigest()
     for number, (name, data) in enumerate(objects.items()):
         place = partial(_inside, layout.frames_array(task.shard, sha256), name)
@@ -223,7 +234,7 @@ def _publish(
 
 
 def _record(
-    task: ShardTask, rows: list[dict[str, Any]], files: tuple[FileRecord, ...]
+    task: ShardTask, rows: list[dict[str, Any]], files: tuple[FileRecord, ...], moments: Moments
 ) -> CommitRecord:
     reasons = Counter(row["reason"] for row in rows if row["status"] == QUARANTINED)
     counts = {
@@ -240,7 +251,7 @@ def _record(
         counts=counts,
         ids_sha256=ids_sha256(row["id"] for row in rows),
         files=files,
-        detail={"reasons": dict(sorted(reasons.items()))},
+        detail={"reasons": dict(sorted(reasons.items())), "moments": moments.to_json()},
     )
 
 
@@ -262,5 +273,5 @@ def _inside(directory: Path, name: str, _sha256: str) -> Path:
     return directory / name
 
 
-def _no_frames(mel: MelConfig) -> FramesTM:
-    return np.empty((0, mel.n_mels), dtype=np.float16)
+def _no_frames(config: FramesConfig) -> FramesTM:
+    return np.empty((0, config.num_bins), dtype=np.float16)

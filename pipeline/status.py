@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from configs.console import say
 from configs.schema import Config
+from pipeline.audio.refusal import REASONS
 from pipeline.shard import NAME
 from shards import plan as plans
 from shards.codebook import codebook_names
 from shards.commit import StageLog
-from shards.index import QUARANTINED, read_shard_index
+from shards.index import refusals
 from shards.layout import Layout
 from shards.seal import find_seal
-
-EXAMPLES = 3
 
 
 def run(config: Config) -> int:
@@ -43,20 +39,10 @@ def _say_stage(layout: Layout, stage: str, name: str, total: int) -> None:
 
 def say_quarantine(layout: Layout) -> None:
     """Refused clips by reason, with example ids."""
-    table = quarantined(layout)
-    for reason in sorted(set(table.column("reason").to_pylist())):
-        rows = table.filter(pc.equal(table.column("reason"), reason))
-        ids = ", ".join(rows.column("id").to_pylist()[:EXAMPLES])
-        detail = rows.column("detail")[0].as_py()
-        say(f"  quarantine: {rows.num_rows} {reason} (as {ids}: {detail})")
-
-
-def quarantined(layout: Layout) -> pa.Table:
-    """Index rows of all quarantined clips of committed shards."""
     log = StageLog(layout, "shard", NAME)
     records = [record for record in map(log.record, sorted(log.committed())) if record]
-    tables = [read_shard_index(layout, record) for record in records]
-    if not tables:
-        return pa.table({"reason": [], "id": [], "detail": []})
-    table = pa.concat_tables(tables)
-    return table.filter(pc.equal(table.column("status"), QUARANTINED))
+    for group in refusals(layout, records):
+        ids = ", ".join(group.examples)
+        meaning = REASONS.get(group.reason, "")
+        say(f"  quarantine: {group.count} {group.reason}: {meaning}")
+        say(f"    {ids} ({group.detail})")

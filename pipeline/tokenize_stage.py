@@ -61,7 +61,7 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
             {"format": FORMAT, "frames": seal.fingerprint, "codebook": codebook_fingerprint}
         )
         tasks = _tasks(seal, name, fingerprint, choose_device(config.codebook.device))
-        records = run_shards(client, log, tokenize_shard, tasks)
+        records = run_shards(client, log, tokenize_shard, tasks, fingerprint)
         write_seal(log, records, {"index": _write_index(log, records)})
 
 

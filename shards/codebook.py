@@ -1,8 +1,8 @@
 """The codebook artefact: centroids and everything needed to use them rightly.
 
 `codebooks/<name>/codebook.safetensors` holds the centroids; its JSON header, and the readable
-`codebook.json` beside it, hold metric, front end, the mel settings and the fingerprint of the
-frames that it was trained on. `metrics.json` holds what was measured.
+`codebook.json` beside it, hold metric, front end, the settings of the frames and the fingerprint
+of those that it was trained on. `metrics.json` holds what was measured.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Codebook:
     """A vocabulary of sound: K centroids of D dimensions, float32.
 
     `metric` is `l2` or `cosine` (then centroids have unit length); `front_end` names what turns a
-    clip's stored frames into the vectors to compare; `mel` and `sample_rate_hz` say what those
+    clip's stored frames into the vectors to compare; `frames` and `sample_rate_hz` say what those
     frames are.
     """
 
     centroids_KD: npt.NDArray[np.float32]
     metric: str
     front_end: str
-    mel: Mapping[str, Any]
+    frames: Mapping[str, Any]
     sample_rate_hz: int
     frames_fingerprint: str
 
@@ -59,9 +59,9 @@ class Codebook:
             "k": self.k,
             "metric": self.metric,
             "front_end": self.front_end,
-            "mel": dict(self.mel),
+            "frames": dict(self.frames),
             "sample_rate_hz": self.sample_rate_hz,
-            "frames": self.frames_fingerprint,
+            "trained_on": self.frames_fingerprint,
         }
 
     def to_bytes(self) -> bytes:
@@ -90,9 +90,9 @@ def load_codebook(path: Path) -> Codebook:
         centroids_KD=centroids_KD,
         metric=header["metric"],
         front_end=header["front_end"],
-        mel=header["mel"],
+        frames=header["frames"],
         sample_rate_hz=header["sample_rate_hz"],
-        frames_fingerprint=header["frames"],
+        frames_fingerprint=header["trained_on"],
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from shards.atomic import Attempt, create_whole, sha256_file, write_whole
 from shards.layout import Layout
 
 RECIPE_NAME = "recipe.json"
+HASH_KEY = "record_sha256"
+_RECORD_NAME = re.compile(r"[0-9]{6,}\.json")
+REPAIR = "`python -m shards verify RUN --repair` lets the next run rebuild it"
 CURE = (
     "Ask for the old settings again, or give another run=DIR (codebooks and what follows them: "
     "another codebook.name=NAME keeps the decoded frames; models: another name under models)."
@@ -52,6 +56,14 @@ class FileRecord:
     sha256: str
 
 
+def publish_bytes(layout: Layout, path: Path, data: bytes) -> FileRecord:
+    """Make `path` hold `data`, and describe it; a file that holds it already is left alone."""
+    if not path.exists() or path.read_bytes() != data:
+        write_whole(layout.partial, path, data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return FileRecord(path.relative_to(layout.root).as_posix(), len(data), sha256)
+
+
 def publish(
     attempt: Attempt, root: Path, partial_name: str, place: Callable[[str], Path]
 ) -> FileRecord:
@@ -77,13 +89,18 @@ class CommitRecord:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        return canonical_json(dataclasses.asdict(self))
+        """The record with its own hash in it, so that no bit of it changes unseen."""
+        tree = dataclasses.asdict(self)
+        return canonical_json({**tree, HASH_KEY: fingerprint(tree)})
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
+        """Raises ValueError, TypeError or KeyError for bytes that are not a whole record."""
         tree = json.loads(data)
-        if not isinstance(tree, dict):
-            raise TypeError("a record is a JSON object")
+        if not isinstance(tree, dict) or canonical_json(tree) != data:
+            raise TypeError("a record is a JSON object in one spelling")
+        if tree.pop(HASH_KEY) != fingerprint(tree):
+            raise ValueError("its hash is not its own")
         files = tuple(FileRecord(**file) for file in tree.pop("files"))
         return cls(**tree, files=files)
 
@@ -123,38 +140,59 @@ class StageLog:
         another. One under which nothing was made yet, as after a refused k, gives way.
         """
         path, data = self.directory / RECIPE_NAME, canonical_json(recipe)
-        if not create_whole(self._partial, path, data):
-            if self.committed():
-                self.check(recipe)
-            else:
-                write_whole(self._partial, path, data)
+        if self.committed():
+            self.check(recipe)
+        elif not create_whole(self._partial, path, data):
+            write_whole(self._partial, path, data)
         return fingerprint(recipe)
 
     def check(self, recipe: Mapping[str, Any]) -> None:
         """Raises RecipeMismatch, with the keys that differ, unless this is the stage's recipe."""
-        path = self.directory / RECIPE_NAME
-        try:
-            stored = json.loads(path.read_bytes())
-        except ValueError:
-            raise IntegrityError(f"{path} is damaged: restore or delete the run") from None
-        asked = json.loads(canonical_json(recipe))
+        stored, asked = self.recipe(), json.loads(canonical_json(recipe))
+        if stored is None:
+            stored = self._restored(asked)
         if stored != asked:
             what = f"{self.layout.root}: {self.stage} {self.name}"
             raise RecipeMismatch(what, differences(stored, asked), CURE)
 
+    def recipe(self) -> dict[str, Any] | None:
+        """The recipe that stands, None where there is none that could be read."""
+        try:
+            data = (self.directory / RECIPE_NAME).read_bytes()
+            tree = json.loads(data)
+        except (FileNotFoundError, ValueError):
+            return None
+        return tree if isinstance(tree, dict) and canonical_json(tree) == data else None
+
+    def _restored(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Write a lost recipe again, if the records prove that it is the one asked for."""
+        path, stamp = self.directory / RECIPE_NAME, fingerprint(asked)
+        records = [record for record in map(self.record, self.committed()) if record is not None]
+        if any(record.fingerprint != stamp for record in records):
+            raise IntegrityError(
+                f"{path} is missing or damaged, and the records beside it were made with other "
+                "settings than the ones asked for: ask for those, and it is written again"
+            )
+        write_whole(self._partial, path, canonical_json(asked))
+        return asked
+
     def committed(self) -> set[int]:
         """Shards that have a record: one listing of a directory."""
-        return {int(path.stem) for path in self.directory.glob("[0-9]*.json")}
+        names = (path.name for path in self.directory.glob("*.json"))
+        return {int(name[:-5]) for name in names if _RECORD_NAME.fullmatch(name)}
 
     def record(self, shard: int) -> CommitRecord | None:
         """The record of a shard, None where there is none."""
+        path = self.path(shard)
         try:
-            return CommitRecord.from_json(self.path(shard).read_bytes())
+            record = CommitRecord.from_json(path.read_bytes())
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError):
-            path = self.path(shard)
-            raise IntegrityError(f"{path} is damaged: delete it and run the stage again") from None
+            raise IntegrityError(f"{path} is damaged; {REPAIR}") from None
+        if (record.stage, record.name, record.shard) != (self.stage, self.name, shard):
+            raise IntegrityError(f"{path} is the record of another shard; {REPAIR}")
+        return record
 
     def commit(self, record: CommitRecord) -> CommitRecord:
         """Create the record; raises DifferentBytes if another attempt committed other bytes."""

@@ -44,6 +44,9 @@ class Layout:
         """The Zarr group that holds one array a shard."""
         return self.root / "frames.zarr"
 
+    def statistics(self, sha256: str) -> Path:
+        return self.root / f"statistics-{sha256[:SHA_CHARS]}.json"
+
     @property
     def seals(self) -> Path:
         return self.root / "seals"

@@ -1,8 +1,9 @@
 """The plan: every clip of a job, frozen before anything is made.
 
 Clips stand in the order of a hash of their ids, so a shard is a fair sample of the set and the
-order does not depend on how the source lists them. Shard k is rows [k * n, (k + 1) * n) of
-`plan.parquet`, which is one Parquet row group: a worker reads its own rows and no others.
+order does not depend on how the source lists them. What can only be read together stays together:
+the rows of a Parquet row group, and the stretches of one file, take their place by a hash of the
+group or file. Shard k is row group k of `plan.parquet`: a worker reads its own rows and no others.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,20 +26,33 @@ import pyarrow.parquet as pq
 from configs.errors import InputError, IntegrityError, RecipeMismatch
 from configs.schema import ShardsConfig
 from shards.atomic import Attempt, sha256_file, write_whole
-from shards.commit import canonical_json, differences, fingerprint
+from shards.commit import REPAIR, StageLog, canonical_json, differences, fingerprint
 from shards.layout import Layout
 
-FORMAT = 1
-Task = Literal["multilabel", "multiclass"]
+FORMAT = 2
+Task = Literal["multilabel", "multiclass", "regression"]
+
+WRITE_BUFFER_BYTES = 1 << 20  # Arrow writes a few bytes a call
+
+Units = npt.NDArray[np.int64]
 
 CLIP_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),  # relative to the source's root
+        pa.field("path", pa.string(), nullable=False),  # of the file, relative to the root
+        pa.field("member", pa.string()),  # of a tar file: name, and where its bytes are
+        pa.field("offset", pa.int64()),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("row_group", pa.int32()),  # of a Parquet file, and the row in it
+        pa.field("row", pa.int32()),
+        pa.field("start_s", pa.float64()),  # the clip's stretch of its file; null: all of it
+        pa.field("end_s", pa.float64()),
         pa.field("labels", pa.list_(pa.int16()), nullable=False),  # indices into the classes
+        pa.field("targets", pa.list_(pa.float32()), nullable=False),  # numbers, for regression
         pa.field("set", pa.string(), nullable=False),  # the source set, as `balanced`
         pa.field("split", pa.string(), nullable=False),  # what the source declares
         pa.field("fold", pa.int8(), nullable=False),  # 0: the source has no folds
+        pa.field("group", pa.string()),  # what no split may tear apart, as a song
         pa.field("duration_s", pa.float32()),  # as the source declares it, if it does
     ]
 )
@@ -52,11 +68,34 @@ class ClassName:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What a source offers: clips (CLIP_SCHEMA), classes, and the kind of task they make."""
+    """What a source offers: clips (CLIP_SCHEMA), classes (for regression: the names of the
+    targets), the kind of task they make, and how many listed clips were left out, and why."""
 
     clips: pa.Table
     classes: tuple[ClassName, ...]
     task: Task
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def clip_table(num_rows: int, columns: Mapping[str, Any]) -> pa.Table:
+    """A CLIP_SCHEMA table from some of its columns; the others hold their usual nothing."""
+    if not num_rows:
+        return CLIP_SCHEMA.empty_table()
+    usual = {"labels": [], "targets": [], "set": "", "split": "train", "fold": 0}
+    arrays = []
+    for entry in CLIP_SCHEMA:
+        if entry.name in columns:
+            column = columns[entry.name]
+            arrays.append(
+                column
+                if isinstance(column, pa.ChunkedArray | pa.Array)
+                else pa.array(column, entry.type)
+            )
+        elif entry.name in usual:
+            arrays.append(pa.repeat(pa.scalar(usual[entry.name], entry.type), num_rows))
+        else:
+            arrays.append(pa.nulls(num_rows, entry.type))
+    return pa.table(arrays, schema=CLIP_SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -66,10 +105,10 @@ class Plan:
     table_path: Path
     num_clips: int
     num_shards: int
-    clips_per_shard: int
     task: Task
     classes: tuple[ClassName, ...]
     fingerprint: str
+    table_sha256: str
 
     def rows(self, shard: int) -> pa.Table:
         """The clips of one shard, CLIP_SCHEMA, in plan order."""
@@ -83,11 +122,16 @@ def freeze(
     layout: Layout, catalogue: Catalogue, recipe: Mapping[str, Any], shards: ShardsConfig
 ) -> Plan:
     """Write the plan of a run. Only while nothing is committed: then it stands."""
-    per_shard = clips_per_shard(catalogue.clips.num_rows, shards)
+    table, units = in_hash_order(catalogue.clips)
+    bounds = shard_bounds(units, clips_per_shard(table.num_rows, shards))
     with Attempt(layout.partial, "plan") as attempt:
-        table = in_hash_order(catalogue.clips)
-        pq.write_table(table, attempt.path("table"), row_group_size=per_shard, compression="zstd")
-        tree = _describe(catalogue, recipe, per_shard, sha256_file(attempt.path("table")))
+        with (
+            attempt.path("table").open("wb", buffering=WRITE_BUFFER_BYTES) as file,
+            pq.ParquetWriter(file, CLIP_SCHEMA, compression="zstd") as writer,
+        ):
+            for start, stop in pairwise(bounds):
+                writer.write_table(table.slice(start, stop - start))
+        tree = _describe(catalogue, recipe, len(bounds) - 1, sha256_file(attempt.path("table")))
         attempt.publish("table", layout.plan_table)
     write_whole(layout.partial, layout.plan_json, canonical_json(tree))
     return load(layout)
@@ -96,33 +140,55 @@ def freeze(
 def load(layout: Layout) -> Plan:
     """The run's frozen plan. Call only where `layout.plan_json` exists."""
     tree = _read_json(layout)
-    return Plan(
-        table_path=layout.plan_table,
-        num_clips=tree["clips"],
-        num_shards=-(-tree["clips"] // tree["clips_per_shard"]),
-        clips_per_shard=tree["clips_per_shard"],
-        task=tree["task"],
-        classes=tuple(ClassName(**name) for name in tree["classes"]),
-        fingerprint=fingerprint(tree),
-    )
+    try:
+        return Plan(
+            table_path=layout.plan_table,
+            num_clips=tree["clips"],
+            num_shards=tree["shards"],
+            task=tree["task"],
+            classes=tuple(ClassName(**name) for name in tree["classes"]),
+            fingerprint=fingerprint(tree),
+            table_sha256=tree["table_sha256"],
+        )
+    except (KeyError, TypeError):
+        raise IntegrityError(f"{layout.plan_json} is no plan; {REPAIR}") from None
+
+
+def load_bound(layout: Layout) -> Plan:
+    """The plan that the run's shards were made from; raises IntegrityError where plan.json, or
+    the table that it names, is another. (A lost recipe is the stage's own to find.)"""
+    plan = load(layout)
+    recipe = StageLog(layout, "shard", "default").recipe()
+    if recipe is not None and recipe.get("plan") != plan.fingerprint:
+        raise IntegrityError(f"{layout.plan_json} is not the plan of the shards; {REPAIR}")
+    if not layout.plan_table.exists() or sha256_file(layout.plan_table) != plan.table_sha256:
+        raise IntegrityError(f"{layout.plan_table} is not the table of the plan; {REPAIR}")
+    return plan
 
 
 def check_recipe(layout: Layout, recipe: Mapping[str, Any]) -> None:
     """Raises RecipeMismatch where the frozen plan was made from another source or sharding."""
-    stored = _read_json(layout)["recipe"]
+    stored = stored_recipe(layout)
     asked = json.loads(canonical_json(recipe))
     if stored != asked:
         cure = "Ask for the old settings again, or give another run=DIR for the new ones."
         raise RecipeMismatch(f"{layout.root}: the plan", differences(stored, asked), cure)
 
 
+def stored_recipe(layout: Layout) -> dict[str, Any]:
+    """What the frozen plan was made from."""
+    recipe: dict[str, Any] = _read_json(layout)["recipe"]
+    return recipe
+
+
 def _read_json(layout: Layout) -> dict[str, Any]:
+    data = layout.plan_json.read_bytes()
     try:
-        tree: dict[str, Any] = json.loads(layout.plan_json.read_bytes())
+        tree: dict[str, Any] = json.loads(data)
     except ValueError:
-        raise IntegrityError(
-            f"{layout.plan_json} is damaged: restore it from a copy, or begin again in another run"
-        ) from None
+        tree = {}
+    if canonical_json(tree) != data:
+        raise IntegrityError(f"{layout.plan_json} is damaged; {REPAIR}")
     return tree
 
 
@@ -131,17 +197,58 @@ def clips_per_shard(num_clips: int, config: ShardsConfig) -> int:
     return max(1, min(config.clips_per_shard, num_clips // config.min_shards))
 
 
-def in_hash_order(clips: pa.Table) -> pa.Table:
-    """The clips sorted by a hash of their ids; raises InputError for an id listed twice."""
+def in_hash_order(clips: pa.Table) -> tuple[pa.Table, Units]:
+    """The clips sorted by a hash of their unit (their id; or the row group or file that they are
+    read with), and the number of each one's unit: rising, with the rows of a unit together.
+
+    Raises InputError for an id listed twice.
+    """
     ids = clips.column("id").to_pylist()
     if not ids:
         raise InputError("the source lists no clips")
     if "" in ids:
         raise InputError("the source lists a clip without an id")
     _refuse_doubles(clips)
-    hashes = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
-    order = np.argsort(np.frombuffer(hashes, dtype=">u8"), kind="stable")
-    return clips.take(pa.array(order)).combine_chunks()
+    id_hashes = _hashes(ids)
+    keys = _unit_keys(clips, ids)
+    if keys is None:
+        order = np.argsort(id_hashes, kind="stable")
+        units = np.arange(len(order))
+    else:
+        hashes = _hashes(keys)
+        inside = pc.coalesce(clips.column("row").cast(pa.float64()), clips.column("start_s"), 0.0)
+        order = np.lexsort((id_hashes, inside.to_numpy(), hashes))
+        units = np.cumsum(np.diff(hashes[order], prepend=hashes[order[0]]) != 0)
+    return clips.take(pa.array(order)).combine_chunks(), units
+
+
+def shard_bounds(units: Units, per_shard: int) -> list[int]:
+    """Where shards begin, and the end: at most `per_shard` clips each, and no unit torn apart
+    unless it is larger than a shard itself."""
+    bounds, starts = [0], np.flatnonzero(np.diff(units, prepend=-1)).tolist()
+    for start, stop in pairwise([*starts, len(units)]):
+        if stop - bounds[-1] > per_shard and start > bounds[-1]:
+            bounds.append(start)
+        while stop - bounds[-1] > per_shard:
+            bounds.append(bounds[-1] + per_shard)
+    return [*bounds, len(units)]
+
+
+def _hashes(keys: Sequence[str]) -> npt.NDArray[np.uint64]:
+    digests = b"".join([hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys])
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+
+
+def _unit_keys(clips: pa.Table, ids: Sequence[str]) -> list[str] | None:
+    """What each clip has to be read with; None where every clip is a file of its own."""
+    if clips.column("row_group").null_count + clips.column("start_s").null_count == 2 * len(ids):
+        return None
+    names = ("path", "row_group", "start_s")
+    paths, groups, starts = (clips.column(name).to_pylist() for name in names)
+    return [
+        f"{path}#{group}" if group is not None else path if start is not None else clip_id
+        for clip_id, path, group, start in zip(ids, paths, groups, starts, strict=True)
+    ]
 
 
 def _refuse_doubles(clips: pa.Table) -> None:
@@ -157,12 +264,13 @@ def _refuse_doubles(clips: pa.Table) -> None:
 
 
 def _describe(
-    catalogue: Catalogue, recipe: Mapping[str, Any], per_shard: int, table_sha256: str
+    catalogue: Catalogue, recipe: Mapping[str, Any], num_shards: int, table_sha256: str
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "clips": catalogue.clips.num_rows,
-        "clips_per_shard": per_shard,
+        "shards": num_shards,
+        "left_out": dict(catalogue.left_out),
         "sets": dict(sorted(Counter(catalogue.clips.column("set").to_pylist()).items())),
         "task": catalogue.task,
         "classes": [vars(name) for name in catalogue.classes],

@@ -15,7 +15,7 @@ from typing import Any
 
 from configs.errors import IntegrityError, NotMadeYet
 from shards.atomic import create_whole, sha256_file
-from shards.commit import CommitRecord, FileRecord, StageLog, canonical_json
+from shards.commit import REPAIR, CommitRecord, FileRecord, StageLog, canonical_json
 from shards.layout import SHA_CHARS, Layout
 
 FORMAT = 1
@@ -68,16 +68,23 @@ def write_seal(
     return path
 
 
-def find_seal(layout: Layout, stage: str, name: str, recipe: str | None = None) -> Path | None:
-    """The seal of a stage under a name, of the given recipe if there is one."""
-    for path in sorted(layout.seals.glob(f"{stage}-*.json")):
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest()[:SHA_CHARS] != path.stem.rpartition("-")[2]:
-            raise IntegrityError(f"{path} is damaged: delete it and run the stage again")
-        tree = json.loads(data)
-        if tree["name"] == name and recipe in (None, tree["recipe"]):
-            return path
-    return None
+def find_seal(layout: Layout, stage: str, name: str) -> Path | None:
+    """The seal of a stage under a name. Where a shard was made anew, with other bytes, an older
+    one may stand beside it: the one whose records are there counts."""
+    found = [
+        path
+        for path in sorted(layout.seals.glob(f"{stage}-*.json"))
+        if _read(path)[0]["name"] == name
+    ]
+    return next((path for path in found if _holds(layout, path)), found[0] if found else None)
+
+
+def _holds(layout: Layout, path: Path) -> bool:
+    try:
+        read_seal(layout, path)
+    except IntegrityError:
+        return False
+    return True
 
 
 def open_seal(layout: Layout, stage: str, name: str) -> Seal:
@@ -88,11 +95,32 @@ def open_seal(layout: Layout, stage: str, name: str) -> Seal:
         raise NotMadeYet(
             f"{layout.root}: no finished {stage} ({name}); run `python -m pipeline {stage}` first"
         )
-    tree = json.loads(path.read_bytes())
-    shared = {key: FileRecord(**file) for key, file in tree["shared"].items()}
-    records = tuple(_checked_record(layout, line) for line in tree["commits"])
-    sha256 = sha256_file(path)
-    return Seal(layout, stage, name, sha256, tree["recipe"], records, shared)
+    return read_seal(layout, path)
+
+
+def read_seal(layout: Layout, path: Path) -> Seal:
+    """The set that a seal names; raises IntegrityError where it, or a record, is not the one
+    that was sealed."""
+    tree, sha256 = _read(path)
+    return Seal(
+        layout=layout,
+        stage=tree["stage"],
+        name=tree["name"],
+        fingerprint=sha256,
+        recipe=tree["recipe"],
+        records=tuple(_checked_record(layout, line) for line in tree["commits"]),
+        shared={key: FileRecord(**file) for key, file in tree["shared"].items()},
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """A seal and its hash, which its name has to bear."""
+    data = path.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256[:SHA_CHARS] != path.stem.rpartition("-")[2]:
+        raise IntegrityError(f"{path} is damaged; {REPAIR}")
+    tree: dict[str, Any] = json.loads(data)
+    return tree, sha256
 
 
 def check_size(root: Path, file: FileRecord) -> None:
@@ -103,20 +131,14 @@ def check_size(root: Path, file: FileRecord) -> None:
         size = -1
     if size != file.bytes:
         found = "is missing" if size < 0 else f"has {size} bytes, not {file.bytes}"
-        raise IntegrityError(
-            f"{root / file.path} {found}; delete the commit record that names it (under "
-            f"{root / 'commits'}) and run the stage again"
-        )
+        raise IntegrityError(f"{root / file.path} {found}; {REPAIR}")
 
 
 def check_bytes(root: Path, file: FileRecord) -> None:
     """Raises IntegrityError unless the file is the one on record, bit by bit: for small files."""
     check_size(root, file)
     if sha256_file(root / file.path) != file.sha256:
-        raise IntegrityError(
-            f"{root / file.path} is damaged; delete it and the commit record that names it, and "
-            "run the stage again"
-        )
+        raise IntegrityError(f"{root / file.path} is damaged; {REPAIR}")
 
 
 def _commit_line(log: StageLog, record: CommitRecord) -> dict[str, Any]:
@@ -131,5 +153,5 @@ def _checked_record(layout: Layout, line: Mapping[str, str]) -> CommitRecord:
     path = layout.root / line["path"]
     data = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(data).hexdigest() != line["sha256"]:
-        raise IntegrityError(f"{path} is not the record that was sealed")
+        raise IntegrityError(f"{path} is not the record that was sealed: run the stage again")
     return CommitRecord.from_json(data)

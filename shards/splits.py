@@ -1,22 +1,27 @@
 """Which clips train, validate and test: a pure function of ids, the source's word and the config.
 
-Each clip gets one code, so splits cannot overlap; and the rule looks at one id at a time, so the
-split of a clip is the same in any subset, order or process.
+Each clip gets one code, so splits cannot overlap. Under the rules source, first_letter and hash a
+clip's split depends on nothing but itself: it is the same in any subset, order or process.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from configs.errors import InputError
 from configs.schema import SplitConfig
 
 SPLITS = ("train", "valid", "test")
 TRAIN, VALID, TEST = range(3)
+SPLIT_COLUMNS = ("id", "split", "fold", "group", "labels")
 
 SplitCodes = npt.NDArray[np.uint8]
 
@@ -27,43 +32,56 @@ def unit_hash(clip_id: str, salt: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def split_codes(
-    ids: Sequence[str],
-    declared: Sequence[str],
-    folds: Sequence[int],
-    config: SplitConfig,
-    fold: int | None = None,
-) -> SplitCodes:
-    """TRAIN, VALID or TEST for each clip.
+@dataclass(frozen=True)
+class SplitInputs:
+    """What the rules look at, one entry a clip: the columns of an index."""
 
-    Args:
-        ids: clip ids.
-        declared: `train`, `valid` or `test`, the source's word for each clip.
-        folds: the source's fold of each clip, 0 where it has none.
-        config: the rule.
-        fold: the fold that tests, where the job runs over folds.
+    ids: Sequence[str]
+    declared: Sequence[str]  # the source's word: train, valid or test
+    folds: Sequence[int]  # 0 where the source has none
+    groups: Sequence[str | None]
+    labels: Sequence[Sequence[int]]
 
-    Raises:
-        InputError: no clip is left to train on, or folds are asked for that the source lacks.
+    @classmethod
+    def of_index(cls, table: pa.Table) -> Self:
+        """From the columns SPLIT_COLUMNS of an index."""
+        return cls(*(table.column(name).to_pylist() for name in SPLIT_COLUMNS))
+
+    @property
+    def units(self) -> list[str]:
+        """What is split: a clip's group, or the clip itself where it has none."""
+        pairs = zip(self.groups, self.ids, strict=True)
+        return [clip_id if group is None else f"group {group}" for group, clip_id in pairs]
+
+
+def split_codes(inputs: SplitInputs, config: SplitConfig, fold: int | None = None) -> SplitCodes:
+    """TRAIN, VALID or TEST for each clip; `fold` is the one that tests, where there are folds.
+
+    Raises InputError where no clip is left to train on, folds are asked for that the source
+    lacks, or a group ends in two splits.
     """
-    codes = _by_fold(folds, fold) if fold is not None else _as_declared(declared, folds)
-    if config.rule == "first_letter":
-        letters = np.array([clip_id[:1] in config.letters for clip_id in ids], dtype=bool)
-        codes[(codes == TRAIN) & letters] = VALID
+    units = inputs.units
+    if fold is not None:
+        codes = _by_fold(inputs.folds, fold)
+    elif any(inputs.folds) and config.rule == "source":
+        listed = ", ".join(str(known) for known in sorted(set(inputs.folds)))
+        raise InputError(f"the source comes in folds: set split.folds=[{listed}]")
+    elif config.rule in ("source", "first_letter"):
+        codes = np.array([SPLITS.index(split) for split in inputs.declared], dtype=np.uint8)
     else:
-        share = config.valid_share
-        cut = np.array([unit_hash(clip_id, "valid") < share for clip_id in ids], dtype=bool)
+        codes = CUTS[config.rule](inputs, units, config)
+    if config.rule == "first_letter":
+        cut = np.array([clip_id[:1] in config.letters for clip_id in inputs.ids], dtype=bool)
+        codes[(codes == TRAIN) & cut] = VALID
+    elif config.rule == "source" or fold is not None:
+        cut = np.array(
+            [unit_hash(unit, "valid") < config.valid_share for unit in units], dtype=bool
+        )
         codes[(codes == TRAIN) & cut] = VALID
     if TRAIN not in codes:
         raise InputError("split: no clip is left to train on; check split and the source's sets")
+    _refuse_torn_groups(inputs, codes)
     return codes
-
-
-def _as_declared(declared: Sequence[str], folds: Sequence[int]) -> SplitCodes:
-    if any(folds):
-        listed = ", ".join(str(fold) for fold in sorted(set(folds)))
-        raise InputError(f"the source comes in folds: set split.folds=[{listed}]")
-    return np.array([SPLITS.index(split) for split in declared], dtype=np.uint8)
 
 
 def _by_fold(folds: Sequence[int], fold: int) -> SplitCodes:
@@ -71,3 +89,59 @@ def _by_fold(folds: Sequence[int], fold: int) -> SplitCodes:
     if not is_test.any():
         raise InputError(f"split.folds: the source has no clips in fold {fold}")
     return np.where(is_test, TEST, TRAIN).astype(np.uint8)
+
+
+def _by_hash(_: SplitInputs, units: Sequence[str], config: SplitConfig) -> SplitCodes:
+    return _cut([unit_hash(unit, "split") for unit in units], config)
+
+
+def _exact(_: SplitInputs, units: Sequence[str], config: SplitConfig) -> SplitCodes:
+    return _cut(_ranks(units, config.seed), config)
+
+
+def _stratified(inputs: SplitInputs, units: Sequence[str], config: SplitConfig) -> SplitCodes:
+    """Exact within each label. A clip of several labels counts for its rarest, a group for its
+    first clip's."""
+    counts = Counter(label for labels in inputs.labels for label in labels)
+    strata: dict[str, int] = {}
+    for unit, labels in zip(units, inputs.labels, strict=True):
+        strata.setdefault(unit, min(labels, key=lambda c: (counts[c], c), default=-1))
+    rank_of: dict[str, float] = {}
+    for stratum in sorted(set(strata.values())):
+        members = [unit for unit, label in strata.items() if label == stratum]
+        rank_of |= dict(zip(members, _ranks(members, config.seed), strict=True))
+    return _cut([rank_of[unit] for unit in units], config)
+
+
+CUTS: dict[str, Callable[[SplitInputs, Sequence[str], SplitConfig], SplitCodes]] = {
+    "hash": _by_hash,
+    "exact": _exact,
+    "stratified": _stratified,
+}
+
+
+def _ranks(units: Sequence[str], seed: int) -> list[float]:
+    """Each unit's place in an order drawn from the seed, as a number in [0, 1)."""
+    order = sorted(set(units), key=lambda unit: (unit_hash(unit, f"seed {seed}"[:16]), unit))
+    place = {unit: (number + 0.5) / len(order) for number, unit in enumerate(order)}
+    return [place[unit] for unit in units]
+
+
+def _cut(numbers: Sequence[float], config: SplitConfig) -> SplitCodes:
+    """Below `test_share` tests, the next `valid_share` validates."""
+    places = np.asarray(numbers)
+    codes = np.full(len(places), TRAIN, dtype=np.uint8)
+    codes[places < config.test_share + config.valid_share] = VALID
+    codes[places < config.test_share] = TEST
+    return codes
+
+
+def _refuse_torn_groups(inputs: SplitInputs, codes: SplitCodes) -> None:
+    code_of: dict[str, int] = {}
+    for group, code in zip(inputs.groups, codes.tolist(), strict=True):
+        if group is not None and code_of.setdefault(group, code) != code:
+            names = " and ".join(sorted({SPLITS[code_of[group]], SPLITS[code]}))
+            raise InputError(
+                f"split: group {group!r} is in {names}; clips of one group must stay together: "
+                "use rule hash, exact or stratified, or mend the source's splits"
+            )

@@ -1,7 +1,7 @@
 """Token shards: clips in blocks of at most 1,024, one .npy member a column.
 
 A block `b000017` is one WebDataset sample of flat columns: `tokens` uint16 [sum of lengths, Q],
-`lengths` int32 [n], `keys` [n], `labels` int16 [sum of counts] and `counts` uint8 [n]. Blocks,
+`lengths` int32 [n], `keys` [n], `labels` int16 [sum of counts] and `counts` uint16 [n]. Blocks,
 not clips, because a tar header and an .npy header a clip would cost 100 times the tokens' own
 time. An Arrow file indexes all blocks of a sealed set by byte offset, so that a local shard is
 memory-mapped and read without unpacking.
@@ -29,7 +29,6 @@ from shards.tar import TarWriter
 
 STAGE = "tokenize"
 BLOCK_CLIPS = 1024
-COLUMNS = ("tokens", "lengths", "keys", "labels", "counts")
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -66,7 +65,7 @@ class Block:
             "lengths": self.lengths.astype("<i4"),
             "keys": np.array([key.encode() for key in self.keys], dtype=np.bytes_),
             "labels": np.array(flat, dtype="<i2"),
-            "counts": np.array([len(labels) for labels in self.labels], dtype=np.uint8),
+            "counts": np.array([len(labels) for labels in self.labels], dtype="<u2"),
         }
 
 

@@ -17,7 +17,15 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 POLL_S = 0.001
 START_LIMIT_S = 120.0
-DATA = ("plan.*", "commits/**/*", "audio/*", "frames.zarr/**/*", "index/*", "codebooks/**/*")
+DATA = (
+    "plan.*",
+    "statistics-*.json",
+    "commits/**/*",
+    "audio/*",
+    "frames.zarr/**/*",
+    "index/*",
+    "codebooks/**/*",
+)
 DATA += ("tokens/**/*", "seals/*")
 
 

@@ -7,6 +7,7 @@ pickle is read or written.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from configs.errors import RecipeMismatch
-from shards.atomic import Attempt
+from configs.console import say
+from configs.errors import IntegrityError, RecipeMismatch
+from shards.atomic import Attempt, sha256_file
+from shards.commit import canonical_json, fingerprint
 
 _STEP_NAME = re.compile(r"step-(\d{6,})")
 
@@ -48,24 +52,59 @@ def save(
         return
     with Attempt(partial, f"step-{step}") as attempt:
         attempt.path("checkpoint").mkdir()
-        save_file(_contiguous(model.state_dict()), attempt.path("checkpoint/model.safetensors"))
-        tensors = _optimizer_tensors(model, optimizer)
-        save_file(tensors, attempt.path("checkpoint/optimizer.safetensors"))
-        state = {"step": step, "recipe": recipe, "cursor": vars(cursor)}
-        attempt.path("checkpoint/state.json").write_text(json.dumps(state, indent=2) + "\n")
+        tensors = {
+            "model.safetensors": _contiguous(model.state_dict()),
+            "optimizer.safetensors": _optimizer_tensors(model, optimizer),
+        }
+        for name, named in tensors.items():
+            write_tensors(named, attempt.path(f"checkpoint/{name}"))
+        hashes = {name: sha256_file(attempt.path(f"checkpoint/{name}")) for name in tensors}
+        state = {"step": step, "recipe": recipe, "cursor": vars(cursor), "sha256": hashes}
+        attempt.path("checkpoint/state.json").write_bytes(canonical_json(_signed(state)))
         attempt.publish_directory("checkpoint", final)
 
 
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """A safetensors file; raises OSError where it cannot be written, as on a full disk."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from None
+
+
 def newest(directory: Path) -> Path | None:
-    """The complete checkpoint of the highest step."""
-    return max(_all(directory), key=_step_of, default=None)
+    """The checkpoint of the highest step that is whole; damaged ones are named and passed over."""
+    for path in sorted(_all(directory), key=_step_of, reverse=True):
+        if _read_state(path) is not None:
+            return path
+        say(f"warning: {path} is damaged and left out")
+    return None
+
+
+def _signed(state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, "state_sha256": fingerprint(state)}
+
+
+def _read_state(path: Path) -> dict[str, Any] | None:
+    """The checkpoint's state, None where it or a file that it names is not as it was written."""
+    try:
+        state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
+        signature = state.pop("state_sha256")
+        is_whole = signature == fingerprint(state) and all(
+            sha256_file(path / name) == sha256 for name, sha256 in state["sha256"].items()
+        )
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+    return state if is_whole else None
 
 
 def restore(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: str
 ) -> tuple[int, Cursor]:
     """Load a checkpoint into model and optimizer; returns its step and cursor."""
-    state = json.loads((path / "state.json").read_text())
+    state = _read_state(path)
+    if state is None:
+        raise IntegrityError(f"{path} is damaged: delete it, and the one before it is taken")
     if state["recipe"] != recipe:
         raise RecipeMismatch(str(path), ["the recipe of the run"], f"Remove {path.parent} to start")
     model.load_state_dict(load_file(path / "model.safetensors"))

@@ -23,7 +23,7 @@ from shards.keys import key_of
 from shards.layout import Layout
 from shards.plan import ClassName, Task
 from shards.seal import open_seal
-from shards.splits import SPLITS, SplitCodes, split_codes
+from shards.splits import SPLIT_COLUMNS, SPLITS, SplitCodes, SplitInputs, split_codes
 from shards.tokens import TokenReader, open_tokens
 
 Rows = npt.NDArray[np.int64]
@@ -108,13 +108,17 @@ def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -
     """Open the tokens of a codebook; raises NotMadeYet, InputError or IntegrityError."""
     reader = open_tokens(layout, name)
     codebook, fingerprint = open_codebook(layout, name)
-    plan = plans.load(layout)
+    plan = plans.load_bound(layout)
+    if plan.task == "regression":
+        raise InputError(f"{layout.root}: its targets are numbers; models here learn labels")
     table = _decoded_index(layout)
-    ids, declared, folds = (table.column(c).to_pylist() for c in ("id", "split", "fold"))
-    if [key_of(clip_id) for clip_id in ids] != reader.keys():
+    inputs = SplitInputs.of_index(table)
+    if [key_of(clip_id) for clip_id in inputs.ids] != reader.keys():
         raise IntegrityError(f"{layout.root}: the tokens of {name} are not of these frames")
-    splits = split_codes(ids, declared, folds, split, fold)
-    data = TokenData(reader, codebook, fingerprint, plan.classes, plan.task, tuple(ids), splits)
+    splits = split_codes(inputs, split, fold)
+    data = TokenData(
+        reader, codebook, fingerprint, plan.classes, plan.task, tuple(inputs.ids), splits
+    )
     if not len(data.rows(data.test_split)):
         raise InputError("split: no clip is left to test or validate on; set split.valid_share")
     return data
@@ -122,6 +126,6 @@ def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -
 
 def _decoded_index(layout: Layout) -> pa.Table:
     seal = open_seal(layout, "shard", "default")
-    columns = ["id", "split", "fold", "status"]
+    columns = [*SPLIT_COLUMNS, "status"]
     parts = [read_shard_index(layout, record, columns) for record in seal.records]
     return decoded(pa.concat_tables(parts))

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 from configs.console import say
 from configs.errors import NotMadeYet
 from configs.schema import Config
-from shards.atomic import Attempt, write_whole
+from shards.atomic import Attempt, sha256_file, write_whole
 from shards.commit import fingerprint
 from shards.events import timed, total_seconds
 from shards.layout import Layout
+from shards.seal import check_size
 from train.fit import recipe
 from train.jobs import Job, jobs
 
@@ -49,11 +50,23 @@ def scores_of(config: Config, job: Job) -> dict[str, Any]:
     if record is None:
         raise NotMadeYet(f"{job.directory}: not trained yet; run `python -m train fit` first")
     job.log.check(recipe(config, job))  # or training clips could pass for held-out ones
+    for file in record.files:
+        check_size(job.layout.root, file)
     stamp = fingerprint([vars(file) for file in record.files])
-    path = job.directory / EVAL_NAME
-    is_whole = path.exists() and (job.directory / SCORES_NAME).exists()
-    kept = json.loads(path.read_bytes()) if is_whole else {}
+    kept = _kept(job)
     return kept if kept.get("model") == stamp else _score(config, job, stamp)
+
+
+def _kept(job: Job) -> dict[str, Any]:
+    """The scores in `eval.json`; empty where they, or the logits that they are of, changed."""
+    try:
+        kept: dict[str, Any] = json.loads((job.directory / EVAL_NAME).read_bytes())
+        signature = kept.pop("sha256")
+        logits_sha256 = sha256_file(job.directory / SCORES_NAME)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {}
+    is_whole = signature == fingerprint(kept) and kept["logits_sha256"] == logits_sha256
+    return kept if is_whole else {}
 
 
 def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
@@ -67,7 +80,8 @@ def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     scores = {"model": stamp, "split": data.test_split, "clips": len(rows)}
     scores |= evaluate(logits_NC, targets_NC, data.task)
     _keep_logits(job, [data.ids[row] for row in rows], logits_NC, targets_NC)
-    text = json.dumps(scores, indent=2) + "\n"
+    scores["logits_sha256"] = sha256_file(job.directory / SCORES_NAME)
+    text = json.dumps({**scores, "sha256": fingerprint(scores)}, indent=2) + "\n"
     write_whole(job.partial, job.directory / EVAL_NAME, text.encode())
     return scores
 

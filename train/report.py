@@ -13,11 +13,12 @@ import numpy as np
 from configs.console import say
 from configs.load import dump_config
 from configs.schema import BagModel, Config
+from pipeline.audio.refusal import REASONS
 from shards.atomic import write_whole
 from shards.commit import CommitRecord
 from shards.events import timed
 from shards.frames import FramesTM, read_shard_frames
-from shards.index import decoded, read_shard_index
+from shards.index import decoded, read_shard_index, refusals
 from shards.layout import Layout
 from shards.seal import Seal, open_seal
 from train import figures
@@ -71,6 +72,7 @@ def build(config: Config, job: Job) -> str:
         ("Classes", _class_table(data, scores)),
         ("Tokens", _token_section(data)),
         ("A clip and its tokens", _clip_section(config, data)),
+        ("Clips", _clips_section(job.layout)),
         ("Config", f"<pre>{escape(dump_config(config))}</pre>"),
     ]
     body = "".join(f'<h2>{title}</h2><div class="scroll">{html}</div>' for title, html in sections)
@@ -102,6 +104,20 @@ def _scores_table(config: Config, job: Job, scores: dict[str, Any]) -> str:
 def _bags(config: Config, job: Job) -> list[Job]:
     same = (other for other in jobs(config) if other.tokens == job.tokens)
     return [other for other in same if isinstance(other.config, BagModel) and other.record()]
+
+
+def _clips_section(layout: Layout) -> str:
+    """How many clips there were, and which could not be used."""
+    seal = open_seal(layout, "shard", "default")
+    total, ok = seal.total("clips"), seal.total("ok")
+    rows = [
+        f"<tr><td>{group.reason}<br>{REASONS.get(group.reason, '')}</td><td>{group.count}</td>"
+        f"<td>{escape(', '.join(group.examples))}</td></tr>"
+        for group in refusals(layout, seal.records)
+    ]
+    table = f"<table><tr><th>quarantine</th><th>clips</th><th>such as</th></tr>{''.join(rows)}"
+    summary = f"<p>{total} clips = {ok} decoded + {total - ok} in quarantine.</p>"
+    return summary + (f"{table}</table>" if rows else "")
 
 
 def _class_table(data: TokenData, scores: dict[str, Any]) -> str:
@@ -139,7 +155,7 @@ def _clip_section(config: Config, data: TokenData) -> str:
     names = ", ".join(
         data.classes[c].name for c in np.flatnonzero(data.targets(np.array([row]))[0])
     )
-    hop_s = config.mel.hop_length / config.audio.sample_rate_hz
+    hop_s = config.frames.hop_samples(config.audio.sample_rate_hz) / config.audio.sample_rate_hz
     return (
         f'<p class="note">{escape(data.ids[row])}: {escape(names)}</p>'
         f"{figures.spectrogram(frames_TM, tokens_T, data.codebook.k, hop_s)}"

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file as save_tensors
+from safetensors.numpy import save as arrays_to_bytes
 from torch import nn
 
 from configs.console import say
 from configs.schema import BagModel, Config
 from shards.atomic import Attempt
 from shards.commit import CommitRecord, ids_sha256, publish
+from train.checkpoint import write_tensors
 from train.data import TokenData, open_data
 from train.jobs import CARD_NAME, STAGE, WEIGHTS_NAME, Job
 from train.loop import Fit, choose_device, prepare, train
@@ -30,10 +30,10 @@ def train_and_commit(config: Config, job: Job, fingerprint: str) -> None:
         if isinstance(job.config, BagModel):
             from train.bag import fit_bag
 
-            save_arrays(fit_bag(job.config, data), weights)
+            weights.write_bytes(arrays_to_bytes(fit_bag(job.config, data)))
             say(f"fit {job.name}: fitted on {len(data.rows('train'))} clips")
         else:
-            save_tensors(_train(config, job, data, fingerprint), weights)
+            write_tensors(_train(config, job, data, fingerprint), weights)
         attempt.path(CARD_NAME).write_text(json.dumps(card(job, data), indent=2) + "\n")
         _commit(job, data, attempt, fingerprint)
 

@@ -1,4 +1,8 @@
-"""From the bytes of an audio file to a mono waveform at one sample rate, or a refusal."""
+"""From the bytes of an audio file to a mono waveform at one sample rate, or a refusal.
+
+libsndfile decodes WAV, FLAC, Ogg Vorbis and MP3; FFmpeg, through PyAV, everything else. What came
+out is compared with what the file declares: no decoder reports every damage.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +10,53 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import soundfile
 import soxr
 
 from configs.schema import AudioConfig
+from pipeline.audio import sndfile
+from pipeline.audio.declared import Declared, declared
+from pipeline.audio.limits import (
+    WHOLE,
+    Samples,
+    SamplesNC,
+    Source,
+    WaveformN,
+    Window,
+    check_stream,
+)
+from pipeline.audio.refusal import ClipRefused
+from pipeline.audio.sniff import Format, sniff
 
 RESAMPLER = "soxr HQ"
-DECODER = "soundfile"
+SAMPLES_AT_ONCE = 16_384
 MAX_PEAK = 1e6  # of full scale; float files may exceed 1, but not by 120 dB
-UNDECLARED_FRAMES = 1 << 60  # libsndfile's word for a length that the file leaves open
-
-WaveformN = npt.NDArray[np.float32]
 
 
-class ClipRefused(Exception):
-    """A clip that cannot be used: a stable reason code, and a detail for people.
+@dataclass(frozen=True)
+class AudioFile:
+    """An audio file in memory; or its beginning and where it lies, if it is too large for that."""
 
-    Codes: missing, empty, unreadable, too_long, no_samples, not_finite, silent, too_short.
-    """
+    data: bytes
+    path: str | None = None
+    total_bytes: int | None = None
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+    @property
+    def source(self) -> Source:
+        return io.BytesIO(self.data) if self.path is None else self.path
+
+    @property
+    def format(self) -> Format:
+        """Raises ClipRefused for bytes of no known format."""
+        if not self.data:
+            raise ClipRefused("empty", "0 bytes")
+        found = sniff(self.data)
+        if found is None:
+            raise ClipRefused("unknown_format", f"it starts with {self.data[:8].hex(' ')}")
+        return found
+
+    def declared(self) -> Declared:
+        """What its headers promise; raises ClipRefused where they show that bytes are missing."""
+        return declared(self.data, self.format, self.total_bytes or len(self.data))
 
 
 @dataclass(frozen=True)
@@ -38,37 +65,66 @@ class Decoded:
     float files, may exceed), and what the file was."""
 
     waveform_N: WaveformN
+    decoder: str
+    container: str
     source_rate_hz: int
-    source_samples: int
+    source_channels: int
+    source_samples: int  # a channel, in the clip's window
 
 
-def decode(data: bytes, config: AudioConfig) -> Decoded:
-    """Decode, mix to mono, resample, and check one clip.
+def decode(file: AudioFile, config: AudioConfig, window: Window = WHOLE) -> Decoded:
+    """Decode, check, mix to mono and resample one clip.
 
-    Raises ClipRefused if the bytes are empty, no decoder reads them, the clip is longer than
-    `max_clip_s`, or its samples are absent, not finite or all below `min_peak`.
+    Raises ClipRefused with one of the reasons of `pipeline.audio.refusal`.
     """
-    if not data:
-        raise ClipRefused("empty", "0 bytes")
-    samples_NC, rate_hz = _read(data, config.max_clip_s)
-    if len(samples_NC) == 0:
-        raise ClipRefused("no_samples", "the file declares audio but holds none")
-    mono_N = to_mono(samples_NC)
-    peak = float(np.abs(mono_N).max())
-    if not peak <= MAX_PEAK:  # also where it is NaN
-        raise ClipRefused("not_finite", f"samples that are no audio: peak {peak:.3g} of full scale")
-    if peak < config.min_peak:
-        raise ClipRefused("silent", f"peak {peak:.2g} of full scale, below {config.min_peak:.2g}")
-    return Decoded(resample(mono_N, rate_hz, config.sample_rate_hz), rate_hz, len(samples_NC))
+    read = _read(file, window)
+    num_samples, num_channels = read.samples_NC.shape
+    if read.promised is not None and num_samples < read.promised:
+        raise ClipRefused("truncated", f"{num_samples} of {read.promised} samples came out")
+    if num_samples == 0:
+        raise ClipRefused("no_samples", "no audio in it, or none in the clip's window")
+    mono_N = to_mono(read.samples_NC)
+    _check_samples(mono_N, config)
+    return Decoded(
+        waveform_N=resample(mono_N, read.rate_hz, config.sample_rate_hz),
+        decoder=read.decoder,
+        container=file.format.name,
+        source_rate_hz=read.rate_hz,
+        source_channels=num_channels,
+        source_samples=num_samples,
+    )
 
 
-def to_mono(samples_NC: npt.NDArray[np.float32]) -> WaveformN:
-    """The mean of the channels, summed in their order: no BLAS, so the same bytes on any CPU."""
-    mono_N = samples_NC[:, 0].copy()
-    for channel in range(1, samples_NC.shape[1]):
-        mono_N += samples_NC[:, channel]
-    if samples_NC.shape[1] > 1:
-        mono_N *= np.float32(1 / samples_NC.shape[1])
+def declared_seconds(file: AudioFile) -> float | None:
+    """The duration that a file declares, None where it does not say; decodes nothing.
+
+    Raises ClipRefused where even the headers are no audio.
+    """
+    promise = file.declared()
+    if promise.samples is not None and promise.rate_hz:
+        return promise.samples / promise.rate_hz
+    if file.format.demuxer is None:
+        return sndfile.seconds(file.source)
+    from pipeline.audio import ffmpeg
+
+    return ffmpeg.seconds(file.source, file.format.demuxer)
+
+
+def to_mono(samples_NC: SamplesNC) -> WaveformN:
+    """The mean of the channels, summed in their order: no BLAS, so the same bytes on any CPU.
+
+    In stretches that stay in the cache, which more than halves its time.
+    """
+    num_samples, num_channels = samples_NC.shape
+    if num_channels == 1:
+        return samples_NC[:, 0].copy()
+    mono_N = np.empty(num_samples, dtype=np.float32)
+    for start in range(0, num_samples, SAMPLES_AT_ONCE):
+        part_NC, part_N = (array[start : start + SAMPLES_AT_ONCE] for array in (samples_NC, mono_N))
+        np.add(part_NC[:, 0], part_NC[:, 1], out=part_N)
+        for channel in range(2, num_channels):
+            part_N += part_NC[:, channel]
+        part_N *= np.float32(1 / num_channels)
     return mono_N
 
 
@@ -79,29 +135,23 @@ def resample(waveform_N: WaveformN, from_hz: int, to_hz: int) -> WaveformN:
     return np.asarray(soxr.resample(waveform_N, from_hz, to_hz, quality="HQ"), dtype=np.float32)
 
 
-class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
-    """A sound file that is read once, from start to end: soundfile would seek in it otherwise,
-    and fails on FLAC that was written to a pipe and so declares no length."""
+def _read(file: AudioFile, window: Window) -> Samples:
+    promise, demuxer = file.declared(), file.format.demuxer
+    if promise.rate_hz is not None and promise.channels is not None:
+        check_stream(promise.rate_hz, promise.channels)
+    if demuxer is None:
+        return sndfile.read(file.source, promise.samples, window)
+    from pipeline.audio import ffmpeg  # a library that most data sets never need
 
-    def seekable(self) -> bool:
-        return False
-
-
-def _read(data: bytes, max_clip_s: float) -> tuple[npt.NDArray[np.float32], int]:
-    """Samples [N, C] float32 and their rate; never more than one sample over `max_clip_s`."""
-    try:
-        with _ForwardFile(io.BytesIO(data)) as file:
-            most = int(max_clip_s * file.samplerate)
-            if most < file.frames < UNDECLARED_FRAMES:
-                raise _too_long(f"{file.frames / file.samplerate:.1f} s", max_clip_s)
-            samples_NC = file.read(min(file.frames, most + 1), dtype="float32", always_2d=True)
-            rate_hz = file.samplerate
-    except soundfile.LibsndfileError as error:
-        raise ClipRefused("unreadable", error.error_string) from None
-    if len(samples_NC) > most:
-        raise _too_long("no declared length", max_clip_s)
-    return samples_NC, rate_hz
+    return ffmpeg.read(file.source, demuxer, promise.samples, window)
 
 
-def _too_long(what: str, max_clip_s: float) -> ClipRefused:
-    return ClipRefused("too_long", f"{what}, over audio.max_clip_s={max_clip_s:g}")
+def _check_samples(mono_N: WaveformN, config: AudioConfig) -> None:
+    low, high = float(mono_N.min()), float(mono_N.max())
+    peak = max(-low, high)
+    if not peak <= MAX_PEAK:  # also where it is NaN
+        raise ClipRefused("not_finite", f"samples that are no audio: peak {peak:.3g} of full scale")
+    if peak < config.min_peak:
+        raise ClipRefused("silent", f"peak {peak:.2g} of full scale, below {config.min_peak:.2g}")
+    if low == high:
+        raise ClipRefused("constant", f"all {len(mono_N)} samples are {low:.3g}")

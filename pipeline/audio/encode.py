@@ -7,7 +7,7 @@ import io
 import numpy as np
 import soundfile
 
-from pipeline.audio.decode import WaveformN
+from pipeline.audio.limits import WaveformN
 
 
 def flac_bytes(waveform_N: WaveformN, sample_rate_hz: int) -> bytes:

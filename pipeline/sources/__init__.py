@@ -1,30 +1,30 @@
-"""Sources: where clips and labels come from. One module a kind, all giving a Catalogue."""
+"""Sources: where clips and labels come from. One module a kind; each has `read`, which gives a
+Catalogue, and `lists`, the files that decide what it gives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-from configs.errors import InputError
-from configs.schema import Source
-from pipeline.sources import audioset, esc
+from configs.sources import Source
+from pipeline.sources import audioset, esc, folder, table
 from shards.plan import Catalogue
 
-READERS: dict[str, Callable[[Any], Catalogue]] = {
-    "audioset": audioset.read,
-    "esc": esc.read,
+KINDS: dict[str, ModuleType] = {
+    "audioset": audioset,
+    "esc": esc,
+    "folder": folder,
+    "table": table,
 }
 
 
 def read_source(source: Source) -> Catalogue:
     """All clips, labels and classes of a source; raises InputError where a list is at fault."""
-    return READERS[source.kind](source)
+    catalogue: Catalogue = KINDS[source.kind].read(source)
+    return catalogue
 
 
-def require_root(source: Source) -> None:
-    """Raises InputError if the audio directory itself is not there: not one clip would decode."""
-    if not Path(source.root).is_dir():
-        raise InputError(
-            f"source.root: {source.root} is no directory; set it to where the audio is"
-        )
+def source_lists(source: Source) -> dict[str, Path]:
+    """The lists that a source is read from, by their config keys."""
+    lists: dict[str, Path] = KINDS[source.kind].lists(source)
+    return lists

@@ -9,17 +9,20 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import pyarrow as pa
-
 from configs.errors import InputError
-from configs.schema import EscSource
-from shards.plan import CLIP_SCHEMA, Catalogue, ClassName
+from configs.sources import EscSource
+from shards.plan import Catalogue, ClassName, clip_table
 
 HOW_TO_GET_IT = (
     "ESC-50 (600 MB; ESC-10 is its part marked esc10) is published as the GitHub repository "
     "karolpiczak/ESC-50: unpack it and set source.root to its directory "
     "(and source.only_esc10=true for ESC-10)"
 )
+
+
+def lists(source: EscSource) -> dict[str, Path]:
+    """The list, whichever of the two the root holds."""
+    return {"list": _list(source.root)[0]}
 
 
 def read(source: EscSource) -> Catalogue:
@@ -45,19 +48,17 @@ def _catalogue(rows: list[dict[str, str]], audio: str) -> Catalogue:
         "path": [f"{audio}{row['filename']}" for row in rows],
         "labels": [[index_of[int(row["target"])]] for row in rows],
         "set": ["esc"] * len(rows),
-        "split": ["train"] * len(rows),
         "fold": [int(row["fold"]) for row in rows],
-        "duration_s": [None] * len(rows),
     }
     classes = tuple(ClassName(str(target), name) for target, name in targets)
-    return Catalogue(pa.table(columns, schema=CLIP_SCHEMA), classes, "multiclass")
+    return Catalogue(clip_table(len(rows), columns), classes, "multiclass")
 
 
-def _list(root: Path) -> tuple[Path, str]:
+def _list(root: str) -> tuple[Path, str]:
     """Whichever list the root holds, and the directory that its names start from."""
     for name, audio in (("esc10.csv", ""), ("meta/esc50.csv", "audio/")):
-        if (root / name).is_file():
-            return root / name, audio
+        if Path(root, name).is_file():
+            return Path(root, name), audio
     raise InputError(
         f"source.root: {root} holds neither meta/esc50.csv nor esc10.csv. {HOW_TO_GET_IT}"
     )

@@ -102,7 +102,7 @@ def test_the_readme_tree_is_the_tree_on_disk() -> None:
 
 
 def files_on_disk() -> set[Path]:
-    folders = ("configs", "shards", "cluster", "pipeline", "train", "docker", "docs")
+    folders = ("configs", "shards", "cluster", "pipeline", "train", "benchmarks", "docker", "docs")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *folders],
         cwd=ROOT,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load
 
+from pipeline.codebook import STAMP_BYTES
 from pipeline.synth import write_set
 from tests.commands import (
     command,
@@ -99,10 +100,10 @@ def test_shard(undisturbed: Path, disturbed: Path) -> None:
 
 @pytest.mark.slow
 def test_codebook(undisturbed: Path, disturbed: Path) -> None:
-    state = disturbed / "codebooks/default/state.safetensors"
+    state = disturbed / "codebooks/default/state"
 
     def passes() -> int:
-        return int(load(state.read_bytes())["passes"][0]) if state.exists() else 0
+        return int(load(state.read_bytes()[STAMP_BYTES:])["passes"][0]) if state.exists() else 0
 
     moments = iter([lambda n=n: passes() >= n for n in seeded_moments("codebook", NUM_PASSES - 15)])
     assert kill_and_finish("pipeline", "codebook", undisturbed, disturbed, moments) == NUM_KILLS

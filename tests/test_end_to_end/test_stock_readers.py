@@ -60,7 +60,7 @@ def test_zarr_reads_the_frames(finished: Config) -> None:
     arrays = [array for _, array in group.arrays()]
     assert len(arrays) == 8
     assert all(array.dtype == np.float16 and array.shape[1] == 64 for array in arrays)
-    assert group.attrs["mel"]["n_fft"] == 1024
+    assert group.attrs["frames"]["n_fft"] == 1024
 
 
 def test_parquet_and_arrow_read_the_rest(finished: Config) -> None:

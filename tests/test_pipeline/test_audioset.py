@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from configs.errors import InputError
-from configs.schema import AudioSetSource
-from pipeline.sources import read_source, require_root
+from configs.sources import AudioSetSource
+from pipeline import storage
+from pipeline.sources import read_source
 from pipeline.sources.audioset import read, read_classes, read_segments
 from shards.plan import CLIP_SCHEMA, ClassName
 
@@ -26,7 +27,7 @@ def source_of(directory: Path, rows: str, **over: Any) -> AudioSetSource:
     (directory / "segments.csv").write_text(COMMENTS + rows)
     tree = {
         "kind": "audioset",
-        "root": directory,
+        "root": str(directory),
         "classes": directory / "classes.csv",
         "sets": {"balanced": {"segments": directory / "segments.csv"}},
     }
@@ -39,7 +40,7 @@ def source_of(directory: Path, rows: str, **over: Any) -> AudioSetSource:
 def real_source(lists: Path) -> AudioSetSource:
     tree = {
         "kind": "audioset",
-        "root": lists,
+        "root": str(lists),
         "classes": lists / "class_labels_indices.csv",
         "ontology": lists / "ontology.json",
         "sets": {
@@ -87,7 +88,7 @@ def test_no_id_stands_in_two_published_lists(audioset_lists: Path) -> None:
 
 def test_a_quoted_label_list_after_a_blank_is_one_field(tmp_path: Path) -> None:
     row = read(source_of(tmp_path, 'abc, 1.500, 4.000, "/m/b,/m/a"\n')).clips.to_pylist()[0]
-    assert row["labels"] == [1, 0]
+    assert row["labels"] == [0, 1]
     assert row["duration_s"] == 2.5
 
 
@@ -102,7 +103,7 @@ def test_blank_lines_and_windows_line_ends_are_no_fault(tmp_path: Path) -> None:
     text = COMMENTS + '\nabc, 0, 10, "/m/a"\n\ndef, 0, 10, "/m/b"\n'
     path = tmp_path / "segments.csv"
     path.write_bytes(text.replace("\n", "\r\n").encode())
-    assert [segment.id for segment in read_segments(path)] == ["abc", "def"]
+    assert read_segments(path).column("id").to_pylist() == ["abc", "def"]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,9 @@ def test_a_missing_list_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_class_that_the_ontology_lacks_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "ontology.json").write_text('[{"id": "/m/a"}]')
+    (tmp_path / "ontology.json").write_text(
+        '[{"id": "/m/a", "name": "Cat", "child_ids": [], "restrictions": []}]'
+    )
     source = source_of(tmp_path, "", ontology=tmp_path / "ontology.json")
     with pytest.raises(InputError, match=r"ontology\.json: 1 classes .* first /m/b"):
         read(source)
@@ -180,6 +183,6 @@ def test_files_says_where_the_audio_lies(tmp_path: Path) -> None:
 
 
 def test_audio_that_is_not_there_at_all_is_refused(tmp_path: Path) -> None:
-    source = source_of(tmp_path, "", root=tmp_path / "nowhere")
+    source = source_of(tmp_path, "", root=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"source\.root: .*nowhere is no directory"):
-        require_root(source)
+        storage.require(source.root)

@@ -45,7 +45,7 @@ def test_the_artefact_says_how_it_is_used(tokenized: Config) -> None:
     book, _ = open_codebook(Layout(tokenized.run), "default")
     assert book.centroids_KD.shape == (16, 64)
     assert (book.metric, book.front_end, book.sample_rate_hz) == ("l2", "none", 22_050)
-    assert book.mel == tokenized.mel.model_dump(mode="json")
+    assert book.frames == tokenized.frames.model_dump(mode="json")
     directory = tokenized.run / "codebooks" / "default"
     assert json.loads((directory / "codebook.json").read_text()) == book.header()
     assert not (directory / stage.STATE_NAME).exists()

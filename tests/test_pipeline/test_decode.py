@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from configs.schema import AudioConfig
-from pipeline.audio.decode import ClipRefused, decode, resample, to_mono
+from pipeline.audio import decode as module
+from pipeline.audio.decode import AudioFile, Decoded, resample, to_mono
+from pipeline.audio.limits import WHOLE, Window
+from pipeline.audio.refusal import ClipRefused
 
 CONFIG = AudioConfig()
 LOSSY = {"OGG", "MP3"}
@@ -41,9 +44,13 @@ def heard(waveform_N: npt.NDArray, rate_hz: int) -> tuple[float, float]:
     return peak * rate_hz / (8 * len(middle_N)), 2 * spectrum[peak] / window_N.sum()
 
 
-def refusal(data: bytes, config: AudioConfig = CONFIG) -> ClipRefused:
+def decode(data: bytes, config: AudioConfig = CONFIG, window: Window = WHOLE) -> Decoded:
+    return module.decode(AudioFile(data), config, window)
+
+
+def refusal(data: bytes, config: AudioConfig = CONFIG, window: Window = WHOLE) -> ClipRefused:
     with pytest.raises(ClipRefused) as caught:
-        decode(data, config)
+        decode(data, config, window)
     return caught.value
 
 
@@ -125,25 +132,26 @@ def test_an_empty_file_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "reason"),
     [
-        HTML,
-        b"\0" * 4096,
-        encoded(tone(440, 44_100, 0.2), 44_100, "WAV")[:20],
-        encoded(tone(440, 44_100, 0.2), 44_100, "FLAC")[:30],
-        encoded(tone(440, 44_100, 0.2), 44_100, "FLAC")[:2_000],
-        encoded(tone(440, 44_100, 0.2), 44_100, "OGG")[:100],
-        encoded(tone(440, 44_100, 0.2), 44_100, "MP3")[:50],
+        (HTML, "unknown_format"),
+        (b"\0" * 4096, "unknown_format"),
+        (encoded(tone(440, 44_100, 0.2), 44_100, "WAV")[:20], "truncated"),
+        (encoded(tone(440, 44_100, 0.2), 44_100, "FLAC")[:30], "unreadable"),
+        (encoded(tone(440, 44_100, 0.2), 44_100, "FLAC")[:2_000], "unreadable"),
+        (encoded(tone(440, 44_100, 0.2), 44_100, "OGG")[:100], "truncated"),
+        (encoded(tone(440, 44_100, 0.2), 44_100, "MP3")[:50], "truncated"),
     ],
     ids=["html", "zeros", "wav-header", "flac-header", "flac-body", "ogg-header", "mp3-header"],
 )
-def test_what_no_decoder_reads_is_unreadable(data: bytes) -> None:
-    assert refusal(data).reason == "unreadable"
+def test_what_no_decoder_reads_is_refused(data: bytes, reason: str) -> None:
+    assert refusal(data).reason == reason
 
 
-def test_the_detail_of_unreadable_is_for_people_and_the_same_each_time() -> None:
-    detail = refusal(HTML).detail
-    assert "Format not recognised" in detail
+def test_the_detail_of_a_refusal_is_for_people_and_the_same_each_time() -> None:
+    assert refusal(HTML).detail == "it starts with 3c 21 44 4f 43 54 59 50"
+    detail = refusal(encoded(tone(440, 44_100, 0.2), 44_100, "FLAC")[:2_000]).detail
+    assert detail == "Error : flac decoder lost sync."
     assert "0x" not in detail, "a memory address: the bytes of the index would differ by run"
 
 
@@ -184,10 +192,10 @@ def test_the_threshold_of_silence_is_the_configs() -> None:
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
 def test_a_long_clip_is_refused_before_it_is_read(kind: str) -> None:
     data = encoded(tone(440, 16_000, 2.5), 16_000, kind)
-    refused = refusal(data, AudioConfig(max_clip_s=2))
+    refused = refusal(data, window=Window(max_clip_s=2))
     assert refused.reason == "too_long"
-    assert refused.detail == "2.5 s, over audio.max_clip_s=2"
-    assert len(decode(data, AudioConfig(max_clip_s=3)).waveform_N)
+    assert refused.detail == "2.5 s, over source.max_clip_s=2"
+    assert len(decode(data, window=Window(max_clip_s=3)).waveform_N)
 
 
 def test_a_flac_that_does_not_declare_its_length_is_decoded() -> None:

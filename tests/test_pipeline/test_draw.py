@@ -21,7 +21,7 @@ from shards.frames import read_shard_frames
 from shards.index import decoded, read_index
 from shards.layout import Layout
 from shards.seal import Seal, open_seal
-from shards.splits import TRAIN, split_codes, unit_hash
+from shards.splits import TRAIN, SplitInputs, split_codes, unit_hash
 from tests.conftest import MakeConfig
 
 SPLIT = SplitConfig()
@@ -61,7 +61,9 @@ def owners(vectors_ND: npt.NDArray, clips: dict[str, dict[str, Any]]) -> list[st
 def trains(clips: dict[str, dict[str, Any]]) -> set[str]:
     ids = sorted(clips)
     declared = [clips[i]["split"] for i in ids]
-    codes = split_codes(ids, declared, [0] * len(ids), SPLIT)
+    count = len(ids)
+    inputs = SplitInputs(ids, declared, [0] * count, [None] * count, [[0]] * count)
+    codes = split_codes(inputs, SPLIT)
     return {clip_id for clip_id, code in zip(ids, codes, strict=True) if code == TRAIN}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from configs.errors import InputError
-from configs.schema import EscSource
+from configs.sources import EscSource
 from pipeline.sources import read_source
 from pipeline.sources.esc import read
 from shards.plan import CLIP_SCHEMA
@@ -24,7 +24,7 @@ ESC50_ROWS = [
 
 
 def source_of(root: Path, **over: Any) -> EscSource:
-    return EscSource.model_validate({"kind": "esc", "root": root, **over})
+    return EscSource.model_validate({"kind": "esc", "root": str(root), **over})
 
 
 @pytest.fixture

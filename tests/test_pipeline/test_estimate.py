@@ -68,8 +68,8 @@ def test_the_estimate_of_stored_bytes_is_near_the_truth(
 
 
 def test_a_clip_without_a_declared_duration_counts_as_ten_seconds(esc10: Path) -> None:
-    from configs.schema import EscSource
+    from configs.sources import EscSource
     from pipeline.sources import read_source
 
-    clips = read_source(EscSource(kind="esc", root=esc10)).clips
+    clips = read_source(EscSource(kind="esc", root=str(esc10))).clips
     assert estimate.audio_seconds(clips) == 400 * estimate.NOMINAL_CLIP_S

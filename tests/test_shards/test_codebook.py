@@ -31,7 +31,7 @@ def made(k: int = 5, dim: int = 4, seed: int = 0) -> Codebook:
         centroids_KD=np.random.default_rng(seed).normal(size=(k, dim)).astype(np.float32),
         metric="l2",
         front_end="minmax",
-        mel={"n_mels": dim, "f_max_hz": None},
+        frames={"n_mels": dim, "f_max_hz": None},
         sample_rate_hz=22_050,
         frames_fingerprint="f" * 64,
     )
@@ -74,7 +74,7 @@ def test_the_same_codebook_gives_the_same_bytes() -> None:
         {"centroids_KD": made(seed=1).centroids_KD},
         {"metric": "cosine"},
         {"front_end": "none"},
-        {"mel": {"n_mels": 4, "f_max_hz": 8000.0}},
+        {"frames": {"n_mels": 4, "f_max_hz": 8000.0}},
         {"sample_rate_hz": 44_100},
         {"frames_fingerprint": "0" * 64},
     ],

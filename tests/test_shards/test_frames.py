@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import IntegrityError
-from shards.atomic import Attempt
+from shards.atomic import Attempt, sha256_file
 from shards.commit import CommitRecord, publish
 from shards.frames import (
     CHUNK_ROWS,
     FramesTM,
     encode_frames,
-    open_group,
     read_array,
     read_shard_frames,
+    write_group,
 )
 from shards.layout import Layout
 
@@ -40,7 +40,7 @@ def store(layout: Layout) -> Store:
     """Publish frames as shard 0 of a run; gives the record that names their objects."""
 
     def put(frames_TM: FramesTM) -> CommitRecord:
-        open_group(layout, {"mel": {"n_mels": NUM_MELS}})
+        write_group(layout, {"mel": {"n_mels": NUM_MELS}})
         objects = encode_frames(frames_TM)
         sha256 = hashlib.sha256(b"".join(objects.values())).hexdigest()
         files = []
@@ -134,7 +134,15 @@ def test_a_directory_that_is_no_array_is_refused(tmp_path: Path) -> None:
         read_array(tmp_path)
 
 
-def test_the_group_is_made_once(layout: Layout) -> None:
-    open_group(layout, {"mel": 1})
-    open_group(layout, {"mel": 2})
-    assert zarr.open_group(layout.frames, mode="r").attrs["mel"] == 1
+def test_the_group_says_how_the_frames_were_made(layout: Layout) -> None:
+    file = write_group(layout, {"frames": {"n_mels": 64}})
+    path = layout.root / file.path
+    assert zarr.open_group(layout.frames, mode="r").attrs["frames"] == {"n_mels": 64}
+    assert (file.bytes, file.sha256) == (path.stat().st_size, sha256_file(path))
+
+
+def test_a_group_that_stands_is_not_written_again(layout: Layout) -> None:
+    path = layout.root / write_group(layout, {"frames": 1}).path
+    before = path.stat().st_ino
+    write_group(layout, {"frames": 1})
+    assert path.stat().st_ino == before

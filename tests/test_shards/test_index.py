@@ -24,6 +24,7 @@ from shards.layout import Layout
 def row(clip_id: str, **over: object) -> dict[str, object]:
     blank: dict[str, object] = dict.fromkeys(INDEX_SCHEMA.names)
     filled = {"id": clip_id, "key": clip_id, "labels": [1, 2], "set": "train", "split": "train"}
+    filled |= {"targets": [0.5]}
     rest = {"fold": 1, "status": OK, "row_start": 0, "num_frames": 5, "source": f"{clip_id}.wav"}
     return blank | filled | rest | over
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from configs.errors import InputError
 from configs.schema import SplitConfig
-from shards.splits import TEST, TRAIN, VALID, split_codes, unit_hash
+from shards.splits import TEST, TRAIN, VALID, SplitInputs, split_codes, unit_hash
 
 IDS = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, unique=True)
 
@@ -23,8 +23,24 @@ def codes(
     folds: Sequence[int] | None = None,
     fold: int | None = None,
 ) -> list[int]:
-    declared = declared or ["train"] * len(ids)
-    return split_codes(ids, declared, folds or [0] * len(ids), config, fold).tolist()
+    return split_codes(inputs(ids, declared, folds), config, fold).tolist()
+
+
+def inputs(
+    ids: Sequence[str],
+    declared: Sequence[str] | None = None,
+    folds: Sequence[int] | None = None,
+    groups: Sequence[str | None] | None = None,
+    labels: Sequence[Sequence[int]] | None = None,
+) -> SplitInputs:
+    count = len(ids)
+    return SplitInputs(
+        ids=ids,
+        declared=declared or ["train"] * count,
+        folds=folds or [0] * count,
+        groups=groups or [None] * count,
+        labels=labels or [[0]] * count,
+    )
 
 
 @given(ids=IDS, data=st.data())
@@ -134,3 +150,93 @@ def test_something_must_be_left_to_train_on(ids: list[str]) -> None:
         config = SplitConfig(rule=rule)
         with pytest.raises(InputError, match="no clip is left to train on"):
             codes(ids, config, declared=["test"] * len(ids))
+
+
+# --- rules that cut all clips ---------------------------------------------------------------------
+
+RULES = ("hash", "exact", "stratified")
+
+
+def shares(made: Sequence[int]) -> tuple[float, float]:
+    return made.count(TEST) / len(made), made.count(VALID) / len(made)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_comes_near_the_shares(rule: str) -> None:
+    config = SplitConfig.model_validate({"rule": rule, "test_share": 0.2, "valid_share": 0.1})
+    made = codes([f"clip{number}" for number in range(4000)], config)
+    assert shares(made) == pytest.approx((0.2, 0.1), abs=0.02 if rule == "hash" else 1e-9)
+
+
+@given(ids=IDS, data=st.data())
+def test_under_hash_a_clip_is_on_the_same_side_in_any_subset(
+    ids: list[str], data: st.DataObject
+) -> None:
+    config = SplitConfig(rule="hash", test_share=0.3, valid_share=0.3)
+    places = {number: unit_hash(f"a{number}", "split") for number in range(200)}
+    anchor = next(f"a{number}" for number, place in places.items() if place > 0.6)
+    part = [*data.draw(st.permutations(ids))[: len(ids) // 2], anchor]
+    whole = dict(zip([*ids, anchor], codes([*ids, anchor], config), strict=True))
+    assert codes(part, config) == [whole[clip_id] for clip_id in part]
+
+
+def test_another_seed_is_another_exact_split_and_the_listing_order_none() -> None:
+    ids = [f"clip{number}" for number in range(200)]
+    one, two = (SplitConfig(rule="exact", seed=seed) for seed in (1, 2))
+    assert codes(ids, one) != codes(ids, two)
+    assert codes(ids[::-1], one)[::-1] == codes(ids, one)
+
+
+def test_stratified_shares_hold_within_every_label() -> None:
+    ids = [f"clip{number}" for number in range(900)]
+    labels = [[0] if number < 600 else [1] if number < 850 else [2] for number in range(900)]
+    config = SplitConfig(rule="stratified", test_share=0.2, valid_share=0.1)
+    made = split_codes(inputs(ids, labels=labels), config).tolist()
+    for label in range(3):
+        of_label = [code for code, own in zip(made, labels, strict=True) if own == [label]]
+        assert shares(of_label) == pytest.approx((0.2, 0.1), abs=1 / len(of_label))
+
+
+def test_a_clip_of_several_labels_counts_for_its_rarest() -> None:
+    ids = [f"clip{number}" for number in range(100)]
+    labels = [[0, 1] if number < 10 else [0] for number in range(100)]
+    config = SplitConfig(rule="stratified", test_share=0.2, valid_share=0.1)
+    made = split_codes(inputs(ids, labels=labels), config).tolist()
+    assert (made[:10].count(TEST), made[:10].count(VALID)) == (2, 1)
+
+
+# --- groups -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["source", *RULES])
+@given(sizes=st.lists(st.integers(1, 6), min_size=20, max_size=60), seed=st.integers(0, 9))
+def test_no_rule_tears_a_group_apart(rule: str, sizes: list[int], seed: int) -> None:
+    groups = [f"song{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    ids = [f"clip{number}" for number in range(len(groups))]
+    tree = {"rule": rule, "seed": seed, "test_share": 0.2, "valid_share": 0.2}
+    try:
+        made = split_codes(inputs(ids, groups=groups), SplitConfig.model_validate(tree)).tolist()
+    except InputError as error:
+        assume("no clip is left" not in str(error))
+        raise
+    sides: dict[str, set[int]] = {}
+    for group, code in zip(groups, made, strict=True):
+        sides.setdefault(group, set()).add(code)
+    assert all(len(found) == 1 for found in sides.values())
+
+
+def test_a_group_that_the_source_tears_apart_is_fatal() -> None:
+    given_splits = inputs(["a", "b"], ["train", "test"], groups=["song", "song"])
+    with pytest.raises(InputError, match="group 'song' is in test and train"):
+        split_codes(given_splits, SplitConfig(valid_share=0))
+
+
+def test_a_group_in_two_folds_is_fatal() -> None:
+    given_folds = inputs(["a", "b", "c"], folds=[1, 2, 2], groups=["song", "song", None])
+    with pytest.raises(InputError, match="group 'song'"):
+        split_codes(given_folds, SplitConfig(valid_share=0, folds=(1, 2)), fold=1)
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to train on"):
+        SplitConfig(test_share=0.6, valid_share=0.4)

@@ -26,8 +26,9 @@ def kept(config: Config, model: str) -> Path:
     return Layout(config.run).model(model) / "eval.json"
 
 
-def mark(path: Path) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"marked": True}))
+def stamp(path: Path) -> tuple[int, int]:
+    """Changes when the file is written again."""
+    return path.stat().st_ino, path.stat().st_mtime_ns
 
 
 def test_the_last_line_is_one_json_object(
@@ -67,16 +68,27 @@ def test_scores_parquet_holds_every_test_clip(model: str, finished: Config) -> N
 def test_scores_are_kept_until_the_model_changes(copy_run: CopyRun) -> None:
     config = copy_run(model=("linear",))
     layout, path = Layout(config.run), kept(config, "linear")
-    mark(path)
+    before = stamp(path)
     evaluate.run(config)
-    assert "marked" in json.loads(path.read_text()), "the same model is not scored again"
+    assert stamp(path) == before, "the same model is not scored again"
     shutil.rmtree(layout.commits("fit", "linear"))
     shutil.rmtree(layout.model("linear") / "checkpoints")
     train = config.train.model_dump() | {"epochs": 1}
     other = Config.model_validate(config.model_dump() | {"train": train})
     assert fit.run(other) == 0
     evaluate.run(other)
-    assert "marked" not in json.loads(path.read_text()), "another model is"
+    assert stamp(path) != before, "another model is"
+
+
+@pytest.mark.parametrize("name", ["eval.json", "scores.parquet"])
+def test_scores_that_were_altered_are_made_anew(copy_run: CopyRun, name: str) -> None:
+    config = copy_run(model=("linear",))
+    path = kept(config, "linear")
+    before = json.loads(path.read_text())
+    altered = path.with_name(name)
+    altered.write_bytes(altered.read_bytes().replace(b"0.", b"0.9", 1) + b" ")
+    evaluate.run(config)
+    assert json.loads(path.read_text()) == before
 
 
 def test_a_model_that_is_not_trained(copy_run: CopyRun) -> None:

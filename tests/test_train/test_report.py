@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 from collections.abc import Callable
 from html import escape
@@ -11,7 +11,9 @@ from html.parser import HTMLParser
 import pytest
 
 from configs.schema import Config
+from shards import plan as plans
 from shards.layout import Layout
+from shards.plan import ClassName
 from train import report
 
 CopyRun = Callable[..., Config]
@@ -41,14 +43,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def evil_run(copy_run: CopyRun) -> Config:
-    """The finished run with an evil class name, on the class of most clips."""
+def evil_run(copy_run: CopyRun, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The finished run with an evil name for every class."""
     config = copy_run()
-    path = Layout(config.run).plan_json
-    plan = json.loads(path.read_text())
-    for item in plan["classes"]:
-        item["name"] = f"{EVIL} {item['id']}"
-    path.write_text(json.dumps(plan))
+    plan = plans.load_bound(Layout(config.run))
+    classes = tuple(ClassName(name.id, f"{EVIL} {name.id}") for name in plan.classes)
+    evil = dataclasses.replace(plan, classes=classes)
+    monkeypatch.setattr("train.data.plans.load_bound", lambda _: evil)
     return config
 
 

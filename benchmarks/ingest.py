@@ -1,0 +1,255 @@
+"""`make bench NAME=ingest`: CPU time from 48 kHz, 24-bit FLAC to committed log-mel frames.
+
+All sides take the same clips in turn, for several rounds, one process and one thread each, and
+hash every file that they read. The floor is what nobody can leave out: decoding and hashing. The
+peer is what most people write: torchaudio's load, a new Resample and MelSpectrogram a file,
+np.save (`--peer-decoder soundfile` gives it the faster decoder where torchcodec is missing).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from configs.frames import MelFrames
+from configs.schema import AudioConfig
+from pipeline.synth import write_set
+
+ROOT = Path(__file__).resolve().parent.parent
+ESC10 = ROOT / "../shared/data/esc10"
+RATE_HZ, CLIP_S = 48_000, 10
+
+Side = Callable[[list[Path], Path], float]
+
+
+def make_clips(directory: Path, count: int) -> list[Path]:
+    """Stereo clips of 10 s, 48 kHz, 24 bits, each channel two ESC-10 recordings end to end (or
+    generated ones)."""
+    sources = sorted(ESC10.rglob("*.ogg"))
+    if not sources:
+        write_set(directory / "synth", 64, seed=3, seconds=5.0)
+        sources = sorted((directory / "synth").rglob("*.flac"))
+    order = np.random.default_rng(0).permutation(np.resize(np.arange(len(sources)), 4 * count))
+    for number in range(count):
+        parts = [_five_seconds(sources[place]) for place in order[4 * number : 4 * number + 4]]
+        audio = np.stack([np.concatenate(parts[:2]), np.concatenate(parts[2:])], axis=1)
+        path = directory / "audio" / f"clip{number:05d}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.clip(audio, -1, 1 - 2**-23), RATE_HZ, subtype="PCM_24")
+    return sorted((directory / "audio").glob("*.flac"))
+
+
+def _five_seconds(path: Path) -> np.ndarray:
+    audio, rate_hz = soundfile.read(path, dtype="float64", always_2d=True)
+    audio = soxr.resample(audio.mean(axis=1), rate_hz, RATE_HZ, "VHQ")
+    return np.resize(audio, 5 * RATE_HZ)
+
+
+# --- sides: CPU seconds for all clips ------------------------------------------------------------
+
+
+def floor(clips: list[Path], _: Path) -> float:
+    """libsndfile's decoder and sha256, and nothing else."""
+    began_s = time.process_time()
+    for path in clips:
+        data = path.read_bytes()
+        hashlib.sha256(data).hexdigest()
+        soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return time.process_time() - began_s
+
+
+def naive(clips: list[Path], work: Path) -> float:
+    """What most people write, with torchaudio."""
+    import torchaudio
+    from torchaudio.transforms import AmplitudeToDB, MelSpectrogram, Resample
+
+    began_s = time.process_time()
+    for path in clips:
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        waveform_CN, rate_hz = torchaudio.load(path)
+        waveform_1N = Resample(rate_hz, 22_050)(waveform_CN).mean(dim=0, keepdim=True)
+        mel_1MT = MelSpectrogram(22_050, n_fft=1024, hop_length=512, n_mels=64)(waveform_1N)
+        np.save(work / f"{path.stem}.npy", AmplitudeToDB()(mel_1MT)[0].numpy())
+    return time.process_time() - began_s
+
+
+def naive_soundfile(clips: list[Path], work: Path) -> float:
+    """The same with soundfile as the decoder."""
+    import torch
+    from torchaudio.transforms import AmplitudeToDB, MelSpectrogram, Resample
+
+    began_s = time.process_time()
+    for path in clips:
+        data = path.read_bytes()
+        hashlib.sha256(data).hexdigest()
+        samples_NC, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        waveform_CN = torch.from_numpy(samples_NC.T.copy())
+        waveform_1N = Resample(rate_hz, 22_050)(waveform_CN).mean(dim=0, keepdim=True)
+        mel_1MT = MelSpectrogram(22_050, n_fft=1024, hop_length=512, n_mels=64)(waveform_1N)
+        np.save(work / f"{path.stem}.npy", AmplitudeToDB()(mel_1MT)[0].numpy())
+    return time.process_time() - began_s
+
+
+def ours(store: str) -> Side:
+    """The shard stage's task as a worker runs it, its decoder process counted in."""
+
+    def side(clips: list[Path], work: Path) -> float:
+        from pipeline.audio.sandbox import own_sandbox
+        from pipeline.shard import ShardTask, make_shard
+        from shards import plan as plans
+        from shards.layout import Layout
+
+        run = Path(tempfile.mkdtemp(dir=work))
+        layout = Layout(run)
+        _freeze(layout, clips)
+        audio = AudioConfig.model_validate({"store": store})
+        task = ShardTask(run, 0, "", str(clips[0].parent), 60.0, audio, MelFrames())
+        sandbox = own_sandbox()
+        before_s = time.process_time() + sandbox.cpu_s()
+        record = make_shard(task)
+        used_s = time.process_time() + sandbox.cpu_s() - before_s
+        assert record.counts["ok"] == len(clips) == plans.load(layout).num_clips
+        shutil.rmtree(run)
+        return used_s
+
+    return side
+
+
+def _freeze(layout: object, clips: list[Path]) -> None:
+    from configs.schema import ShardsConfig
+    from shards import plan as plans
+    from shards.layout import Layout
+    from shards.plan import Catalogue, ClassName, clip_table
+
+    assert isinstance(layout, Layout)
+    table = clip_table(
+        len(clips), {"id": [path.stem for path in clips], "path": [path.name for path in clips]}
+    )
+    catalogue = Catalogue(table, (ClassName("a", "a"),), "multiclass")
+    plans.freeze(layout, catalogue, {}, ShardsConfig(clips_per_shard=len(clips), min_shards=1))
+
+
+def parts(clips: list[Path]) -> dict[str, float]:
+    """Where our milliseconds go, per clip, measured one by one in this process."""
+    from pipeline.audio.decode import AudioFile, resample, to_mono
+    from pipeline.audio.encode import flac_bytes
+    from pipeline.audio.frames import frames_of
+    from shards.frames import encode_frames
+
+    spent: dict[str, float] = {}
+    frames = []
+
+    def timed(name: str, began_s: float) -> float:
+        now_s = time.process_time()
+        spent[name] = spent.get(name, 0.0) + now_s - began_s
+        return now_s
+
+    for path in clips:
+        mark_s = time.process_time()
+        data = path.read_bytes()
+        mark_s = timed("read", mark_s)
+        hashlib.sha256(data).hexdigest()
+        mark_s = timed("sha256", mark_s)
+        AudioFile(data).declared()
+        mark_s = timed("headers", mark_s)
+        samples_NC, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        mark_s = timed("decode", mark_s)
+        mono_N = to_mono(samples_NC)
+        mark_s = timed("mono", mark_s)
+        waveform_N = resample(mono_N, rate_hz, 22_050)
+        mark_s = timed("resample", mark_s)
+        frames.append(frames_of(waveform_N, 22_050, MelFrames()).astype(np.float16))
+        mark_s = timed("log-mel", mark_s)
+        flac_bytes(waveform_N, 22_050)
+        timed("flac (store)", mark_s)
+    mark_s = time.process_time()
+    encode_frames(np.concatenate(frames))
+    timed("zarr", mark_s)
+    return {name: 1000 * seconds / len(clips) for name, seconds in spent.items()}
+
+
+# --- the comparison -------------------------------------------------------------------------------
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="48 kHz FLAC to committed frames")
+    parser.add_argument("--clips", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--peer-decoder", choices=["torchaudio", "soundfile"], default=None)
+    args = parser.parse_args()
+    decoder = args.peer_decoder or ("torchaudio" if _torchaudio_loads() else "soundfile")
+    sides: dict[str, Side] = {
+        "floor": floor,
+        f"naive ({decoder})": naive if decoder == "torchaudio" else naive_soundfile,
+        "ours (store: none)": ours("none"),
+        "ours (store: flac)": ours("flac"),
+        "ours (store: source)": ours("source"),
+    }
+    _one_thread()
+    with tempfile.TemporaryDirectory() as work:
+        clips = make_clips(Path(work), args.clips)
+        for side in sides.values():
+            side(clips[:4], Path(work))
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(args.rounds):
+            for name, side in sides.items():
+                times[name].append(1000 * side(clips, Path(work)) / len(clips))
+        spent = parts(clips)
+    return _print(times, spent, decoder)
+
+
+def _torchaudio_loads() -> bool:
+    code = "import torchaudio, torchcodec.decoders"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def _print(times: dict[str, list[float]], spent: dict[str, float], decoder: str) -> int:
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    kernel = os.environ.get("OPENBLAS_CORETYPE", "its own choice")
+    rounds = len(next(iter(times.values())))
+    print(f"CPU ms a clip of {CLIP_S} s, medians of {rounds} rounds; OPENBLAS_CORETYPE: {kernel}")
+    for name, values in times.items():
+        print(f"{name:<24}{medians[name]:8.2f}   {min(values):.2f} to {max(values):.2f}")
+    print("ours, part by part: " + ", ".join(f"{name} {ms:.2f}" for name, ms in spent.items()))
+    own = medians["ours (store: none)"]
+    print(
+        json.dumps(
+            {
+                "bench": "ingest",
+                "vs_naive_torchaudio": round(medians[f"naive ({decoder})"] / own, 3),
+                "vs_floor": round(own / medians["floor"], 3),
+                "ms_per_clip": round(own, 2),
+                "flac_ms_more": round(medians["ours (store: flac)"] - own, 2),
+                "peer_decoder": decoder,
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            }
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""From a source to the run's frozen plan: read the lists, cut long files, write it down once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from configs.errors import InputError
+from configs.schema import Config
+from configs.sources import Source
+from pipeline.sources import read_source, source_lists
+from pipeline.windows import cut
+from shards import plan as plans
+from shards.atomic import sha256_file
+from shards.layout import Layout
+from shards.plan import Catalogue, Plan
+
+
+def catalogue(config: Config) -> Catalogue:
+    """What the source offers, long files cut. Raises InputError where a list is at fault."""
+    offered = read_source(config.source)
+    if config.source.windows is not None:
+        offered = cut(offered, config.source.root, config.source.windows)
+    if config.audio.store == "source" and offered.clips.column("start_s").null_count < len(
+        offered.clips
+    ):
+        raise InputError("audio.store=source: clips are stretches of files; use flac or none")
+    return offered
+
+
+def frozen_plan(config: Config, layout: Layout, *, is_bound: bool) -> Plan:
+    """The run's plan, made from the source the first time.
+
+    `is_bound`: shards of it are committed, so that it stands. Raises RecipeMismatch with the keys
+    that differ where the config, or a list that is still there, is not the plan's.
+    """
+    if not (layout.plan_json.exists() and is_bound):
+        return plans.freeze(layout, catalogue(config), recipe(config), config.shards)
+    asked, stored = recipe(config), plans.stored_recipe(layout)
+    gone = {key for key, sha256 in asked["lists"].items() if sha256 is None}
+    asked["lists"] |= {key: stored["lists"][key] for key in gone & stored["lists"].keys()}
+    plans.check_recipe(layout, asked)
+    return plans.load_bound(layout)
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """Everything that decides the plan. Lists count by their content, wherever they lie; one that
+    is gone (None) is not held against a plan that stands."""
+    lists = source_lists(config.source)
+    return {
+        "source": _without_places(config.source),
+        "lists": {key: _hash_of(path) for key, path in sorted(lists.items())},
+        "shards": config.shards.model_dump(mode="json"),
+    }
+
+
+def _without_places(source: Source) -> dict[str, Any]:
+    tree: dict[str, Any] = _no_paths(source.model_dump(exclude={"root", "max_clip_s"}))
+    return {**tree, "max_clip_s": source.max_clip_s}
+
+
+def _no_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _no_paths(v) for k, v in value.items() if not isinstance(v, Path)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _hash_of(path: Path) -> str | None:
+    """The list's hash; None for one that is not there. A disk that fails is no such answer."""
+    try:
+        return sha256_file(path)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,130 @@
+"""Audio inside tar and Parquet files: where each clip's bytes are, without unpacking anything.
+
+The Hub's agkphysics/AudioSet comes as Parquet files (video_id, audio {bytes, path}, labels,
+human_labels) and as tar files of `audio/<set>/<id>.flac`. A local tar is scanned by its headers;
+a remote one costs a request a member.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import InputError
+from configs.sources import SegmentSet
+from pipeline import storage
+from pipeline.reading import AUDIO_COLUMN, ID_COLUMN
+from shards.plan import clip_table
+
+LABELS_COLUMN = "labels"
+PLACES = ("path", "member", "offset", "num_bytes", "row_group", "row")
+
+Place = dict[str, Any]
+
+
+def places(root: str, part: SegmentSet, ids: pa.ChunkedArray) -> dict[str, list[Any]]:
+    """Plan columns that say where each clip lies; one that no file holds is named as a member of
+    the pattern, without a place, and will be missing."""
+    scan = _tar_places if part.storage == "tar" else _parquet_places
+    found: dict[str, Place] = {}
+    for path in _files(root, part):
+        for clip_id, place in scan(root, path):
+            found.setdefault(clip_id, place)
+    rows = [found.get(clip_id) or _nowhere(part, clip_id) for clip_id in ids.to_pylist()]
+    return {name: [row[name] for row in rows] for name in PLACES}
+
+
+def _nowhere(part: SegmentSet, clip_id: str) -> Place:
+    return {**dict.fromkeys(PLACES), "path": part.files, "member": clip_id}
+
+
+def parquet_rows(root: str, name: str, part: SegmentSet) -> pa.Table:
+    """A set whose Parquet files are the list: plan columns, and `mids` from their labels."""
+    tables = []
+    for path in _files(root, part):
+        found = list(_parquet_places(root, path))
+        mids = _column(root, path, LABELS_COLUMN)
+        table = clip_table(
+            len(found),
+            {
+                "id": [clip_id for clip_id, _ in found],
+                "set": [name] * len(found),
+                "split": [part.split] * len(found),
+                **{key: [place[key] for _, place in found] for key in PLACES},
+            },
+        )
+        tables.append(table.append_column("mids", mids.cast(pa.list_(pa.string()))))
+    return pa.concat_tables(tables)
+
+
+def _files(root: str, part: SegmentSet) -> list[str]:
+    found = storage.find(root, part.files)
+    if not found:
+        raise InputError(f"source: nothing at {storage.join(root, part.files)}")
+    return found
+
+
+def _tar_places(root: str, path: str) -> Iterator[tuple[str, Place]]:
+    """Members of a tar file; links, directories and sparse members hold no bytes of their own."""
+    try:
+        with (
+            storage.open_binary(root, path) as file,
+            tarfile.open(fileobj=file, mode="r:", errorlevel=0) as tar,
+        ):
+            for member in tar:
+                if member.isreg() and not member.issparse():
+                    clip_id = member.name.rpartition("/")[2].rpartition(".")[0]
+                    yield (
+                        clip_id,
+                        {
+                            **dict.fromkeys(PLACES),
+                            "path": path,
+                            "member": member.name,
+                            "offset": member.offset_data,
+                            "num_bytes": member.size,
+                        },
+                    )
+    except tarfile.TarError as error:
+        raise InputError(f"{storage.join(root, path)} is no tar file: {error}") from None
+
+
+def _parquet_places(root: str, path: str) -> Iterator[tuple[str, Place]]:
+    with storage.open_binary(root, path) as file:
+        reader = _parquet(root, path, file)
+        for group in range(reader.metadata.num_row_groups):
+            ids = reader.read_row_group(group, columns=[ID_COLUMN]).column(ID_COLUMN)
+            for row, clip_id in enumerate(ids.to_pylist()):
+                yield (
+                    clip_id,
+                    {
+                        **dict.fromkeys(PLACES),
+                        "path": path,
+                        "member": clip_id,
+                        "row_group": group,
+                        "row": row,
+                    },
+                )
+
+
+def _column(root: str, path: str, name: str) -> pa.ChunkedArray:
+    with storage.open_binary(root, path) as file:
+        return _parquet(root, path, file).read(columns=[name]).column(name)
+
+
+def _parquet(root: str, path: str, file: Any) -> pq.ParquetFile:
+    try:
+        reader = pq.ParquetFile(file, pre_buffer=False)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{storage.join(root, path)} is no Parquet file: {error}") from None
+    leaves = {reader.schema.column(number).path for number in range(len(reader.schema))}
+    for needed in (ID_COLUMN, AUDIO_COLUMN):
+        if needed not in leaves:
+            raise InputError(
+                f"{storage.join(root, path)} has no column {needed}; it needs {ID_COLUMN}, "
+                f"{AUDIO_COLUMN} and {LABELS_COLUMN}, as agkphysics/AudioSet has them"
+            )
+    return reader

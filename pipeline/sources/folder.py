@@ -1,0 +1,65 @@
+"""A directory a class: `root/dog/1.wav`, or `root/train/dog/1.wav` where the sets are split."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from configs.errors import InputError
+from configs.sources import FolderSource
+from pipeline import storage
+from shards.plan import Catalogue, ClassName, clip_table
+from shards.splits import SPLITS
+
+# fmt: off
+AUDIO_SUFFIXES = frozenset((
+    ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".caf", ".flac", ".m4a",
+    ".mka", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".tta", ".w64", ".wav", ".webm", ".wma", ".wv",
+))
+# fmt: on
+
+
+def lists(_: FolderSource) -> dict[str, Path]:
+    """The directory is the list."""
+    return {}
+
+
+def read(source: FolderSource) -> Catalogue:
+    """One clip a file; its class is the directory above it (below the split, if there is one).
+
+    Raises InputError where there are no files in directories.
+    """
+    paths = [
+        path
+        for path in storage.find(source.root, "**/*")
+        if Path(path).suffix.lower() in AUDIO_SUFFIXES and "/" in path
+    ]
+    if not paths:
+        raise InputError(
+            f"source.root: {source.root} holds no audio files in directories; a directory a class "
+            "is expected, as dog/1.wav"
+        )
+    declared = [path.split("/")[0] for path in paths]
+    is_split = all(name in SPLITS for name in declared)
+    names = [path.split("/")[1 if is_split else 0] for path in paths]
+    classes = sorted(set(names))
+    index_of = {name: index for index, name in enumerate(classes)}
+    table = clip_table(
+        len(paths),
+        {
+            "id": paths,
+            "path": paths,
+            "labels": [[index_of[name]] for name in names],
+            "set": ["folder"] * len(paths),
+            "split": declared if is_split else ["train"] * len(paths),
+            "group": [_group(path, source.group_pattern) for path in paths],
+        },
+    )
+    return Catalogue(table, tuple(ClassName(name, name) for name in classes), "multiclass")
+
+
+def _group(path: str, pattern: str | None) -> str | None:
+    if pattern is None:
+        return None
+    found = re.search(pattern, path)
+    return found.group(1) if found is not None and found.re.groups else None

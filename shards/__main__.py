@@ -1,0 +1,74 @@
+"""`python -m shards VERB RUN`: is a run whole, and what of it is no longer needed?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from configs.cli import RunVerb, main
+from configs.console import say
+
+SHOWN_FAULTS = 20
+
+
+def verify(run: Path, args: argparse.Namespace) -> int:
+    from shards import verify as verifying
+    from shards.layout import Layout
+    from shards.lock import hold
+
+    layout = Layout(run)
+    findings = verifying.verify(layout, args.level)
+    for fault in findings.faults[:SHOWN_FAULTS]:
+        say(f"{fault.path}: {fault.what}")
+    if findings.faults[SHOWN_FAULTS:]:
+        say(f"... and {len(findings.faults) - SHOWN_FAULTS} more")
+    left = len(findings.faults)
+    if args.repair and findings.faults:
+        with hold(layout.lock):
+            left = verifying.repair(findings)
+        say(f"removed what is damaged; run the pipeline again ({left} faults need a person)")
+    say(
+        f"{run}: {findings.records} records, {findings.files} files, "
+        f"{findings.bytes / 1e6:.1f} MB, {len(findings.faults)} faults, {len(findings.extra)} "
+        f"files that no record names ({args.level})"
+    )
+    if args.json:
+        say(json.dumps(findings.to_json()))
+    return 1 if findings.faults and (left or not args.repair) else 0
+
+
+def gc(run: Path, args: argparse.Namespace) -> int:
+    from shards import gc as collecting
+    from shards.layout import Layout
+    from shards.lock import hold
+
+    layout = Layout(run)
+    with hold(layout.lock):
+        found = collecting.find_garbage(layout) if args.dry_run else collecting.collect(layout)
+    done = "would be removed" if args.dry_run else "removed"
+    say(f"{run}: {len(found.paths)} files, {found.bytes / 1e6:.1f} MB {done}")
+    return 0
+
+
+def _verify_options(parser: argparse.ArgumentParser) -> None:
+    levels = ("quick", "full", "deep")
+    parser.add_argument("--level", choices=levels, default="full", help="sizes; bytes; contents")
+    parser.add_argument("--repair", action="store_true", help="remove what the next run remakes")
+    parser.add_argument("--json", action="store_true", help="end in one JSON line")
+
+
+def _gc_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+
+VERBS = {
+    "verify": RunVerb(
+        verify, "compare a run with its records, down to every byte", _verify_options
+    ),
+    "gc": RunVerb(gc, "remove files that no record names", _gc_options),
+}
+
+if __name__ == "__main__":
+    sys.exit(main("shards", VERBS))

@@ -1,0 +1,38 @@
+"""Remove what no record names: files of shards that were made twice, or of deleted records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.atomic import sweep
+from shards.layout import Layout
+from shards.verify import verify
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Files that nothing refers to, and their size."""
+
+    paths: tuple[Path, ...]
+    bytes: int
+
+
+def find_garbage(layout: Layout) -> Garbage:
+    """What `collect` would remove."""
+    paths = tuple(layout.root / name for name in verify(layout, "quick").extra)
+    return Garbage(paths, sum(path.stat().st_size for path in paths))
+
+
+def collect(layout: Layout) -> Garbage:
+    """Remove it, with what killed attempts left and directories that are empty then. Hold the
+    run's lock."""
+    garbage = find_garbage(layout)
+    for path in garbage.paths:
+        path.unlink()
+        for directory in path.parents:
+            if directory == layout.root or any(directory.iterdir()):
+                break
+            directory.rmdir()
+    sweep(layout.partial)
+    return garbage

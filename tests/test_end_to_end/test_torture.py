@@ -1,0 +1,44 @@
+"""The long trials of `make torture`, in short: every part once, with few repetitions."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.torture import ingest
+
+pytestmark = pytest.mark.slow
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+@needs_strace
+def test_a_fault_at_a_file_system_call_leaves_a_run_that_recovers(tmp_path: Path) -> None:
+    report = ingest.points(tmp_path, every=23)
+    assert report["faults"] == 3 * report["points"] >= 15
+    assert {"fsync", "rename", "write"} <= set(report["calls"])
+
+
+def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
+    report = ingest.kills(tmp_path, count=8, seed=11)
+    assert report["kills"] == 8
+    assert report["with_partial_files"] > 0
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    report = ingest.flips(tmp_path, count=300, seed=12)
+    assert report["missed"] == 0
+    assert {"audio", "frames.zarr", "index", "tokens", "commits", "seals"} <= set(report["by_kind"])
+
+
+def test_workers_kills_and_kernels_make_one_tree(tmp_path: Path) -> None:
+    assert ingest.layouts(tmp_path, count=3, seed=13)["trees"] == 1
+
+
+def test_broken_files_beside_good_ones_are_all_named(tmp_path: Path) -> None:
+    report = ingest.broken(tmp_path, worker_kills=3)
+    assert report["broken"] >= 200
+    assert report["kinds"] >= 30
+    assert report["lost"] == report["doubled"] == report["unnamed"] == 0
+    assert report["worker_kills"] > 0

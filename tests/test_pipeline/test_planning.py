@@ -1,0 +1,151 @@
+"""The plan of a job: frozen once, held against every later config and list; odd places of audio."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from configs.errors import InputError, RecipeMismatch
+from configs.load import merge
+from configs.schema import Config
+from pipeline.planning import catalogue
+from pipeline.verbs import run_verb
+from shards.index import read_shard_index
+from shards.layout import Layout
+from shards.seal import open_seal
+from tests.conftest import tiny_tree
+
+
+@pytest.fixture
+def clips(made_clips: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made_clips, tmp_path / "clips")
+    return tmp_path / "clips"
+
+
+def config_of(clips: Path, run: Path, **over: Any) -> Config:
+    return Config.model_validate(merge(tiny_tree(clips, run), over))
+
+
+def rows_of(config: Config) -> dict[str, dict[str, Any]]:
+    layout = Layout(config.run)
+    records = open_seal(layout, "shard", "default").records
+    tables = [read_shard_index(layout, record) for record in records]
+    return {row["id"]: row for row in pa.concat_tables(tables).to_pylist()}
+
+
+# --- lists that change ----------------------------------------------------------------------------
+
+
+def test_a_changed_list_is_refused_by_its_key(clips: Path, tmp_path: Path) -> None:
+    config = config_of(clips, tmp_path / "run")
+    assert run_verb(config, "shard") == 0
+    path = clips / "train_segments.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RecipeMismatch, match=r"lists\.sets\.train\.segments: .* there, .* now"):
+        run_verb(config, "shard")
+
+
+def test_a_list_that_is_gone_is_not_held_against_the_plan(clips: Path, tmp_path: Path) -> None:
+    config = config_of(clips, tmp_path / "run")
+    assert run_verb(config, "shard") == 0
+    (clips / "train_segments.csv").unlink()
+    assert run_verb(config, "shard") == 0
+
+
+def test_lists_and_audio_may_lie_elsewhere_later(clips: Path, tmp_path: Path) -> None:
+    assert run_verb(config_of(clips, tmp_path / "run"), "shard") == 0
+    shutil.move(clips, tmp_path / "moved")
+    assert run_verb(config_of(tmp_path / "moved", tmp_path / "run"), "shard") == 0
+
+
+def test_while_nothing_is_committed_another_list_simply_counts(clips: Path, tmp_path: Path) -> None:
+    config = config_of(clips, tmp_path / "run", source={"root": str(tmp_path / "nowhere")})
+    with pytest.raises(InputError, match=r"source\.root"):
+        run_verb(config, "shard")
+    path = clips / "train_segments.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert run_verb(config_of(clips, tmp_path / "run"), "shard") == 0
+
+
+# --- where people keep AudioSet -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["{set}/{prefix}/{id}.flac", "{id}.flac", "{set}/{id}.*"])
+def test_files_lie_as_the_template_says(clips: Path, tmp_path: Path, layout: str) -> None:
+    root = tmp_path / "root"
+    for number, path in enumerate(sorted((clips / "audio").iterdir())):
+        suffix = (".flac", ".FLAC", ".wav", ".bin")[number % 4] if layout.endswith("*") else ".flac"
+        for name in ("train", "eval"):
+            place = layout.replace("{set}", name).replace("{prefix}", path.stem[:2])
+            target = root / place.replace("{id}", path.stem).replace(".*", suffix)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                os.link(path, target)
+    sets = {name: {"files": layout} for name in ("train", "eval")}
+    config = config_of(clips, tmp_path / "run", source={"root": str(root), "sets": sets})
+    assert run_verb(config, "shard") == 0
+    assert {row["reason"] for row in rows_of(config).values()} == {None}
+
+
+def test_strange_ids_are_files_like_any_other(clips: Path, tmp_path: Path) -> None:
+    source = next((clips / "audio").iterdir())
+    ids = ["-abc", "--", "a.b.c", "Case", "case", "CASE", "sp ace", "ümläut", "e" * 90]
+    for clip_id in ids:
+        shutil.copyfile(source, clips / "audio" / f"{clip_id}.flac")
+    mid = (clips / "class_labels_indices.csv").read_text().splitlines()[1].split(",")[1]
+    lines = [f'{clip_id}, 0, 10, "{mid}"\n' for clip_id in ids]
+    (clips / "train_segments.csv").write_text("".join(lines))
+    config = config_of(clips, tmp_path / "run")
+    assert run_verb(config, "shard") == 0
+    rows = rows_of(config)
+    assert {rows[clip_id]["reason"] for clip_id in ids} == {None}
+    assert len({rows[clip_id]["key"] for clip_id in ids}) == len(ids)
+
+
+def test_what_is_no_file_costs_one_clip(clips: Path, tmp_path: Path) -> None:
+    audio = sorted((clips / "audio").iterdir())[:6]
+    for path in audio:
+        path.unlink()
+    os.mkfifo(audio[0])
+    audio[1].mkdir()
+    audio[2].symlink_to(audio[2])
+    with audio[3].open("wb") as file:
+        file.truncate(10 << 40)  # a sparse giant
+    audio[4].symlink_to("/dev/zero")
+    config = config_of(clips, tmp_path / "run", quarantine={"max_share": 1.0})
+    assert run_verb(config, "shard") == 0
+    rows = rows_of(config)
+    assert [rows[path.stem]["reason"] for path in audio] == [
+        "not_a_file",
+        "not_a_file",
+        "missing",
+        "too_large",
+        "not_a_file",
+        "missing",
+    ]
+
+
+def test_an_id_that_no_file_system_holds_costs_one_clip(clips: Path, tmp_path: Path) -> None:
+    path = clips / "train_segments.csv"
+    mid = (clips / "class_labels_indices.csv").read_text().splitlines()[1].split(",")[1]
+    path.write_text(path.read_text() + f'a\0b, 0, 10, "{mid}"\n{"x" * 300}, 0, 10, "{mid}"\n')
+    config = config_of(clips, tmp_path / "run", quarantine={"max_share": 1.0})
+    assert run_verb(config, "shard") == 0
+    rows = rows_of(config)
+    assert rows["a\0b"]["reason"] == rows["x" * 300]["reason"] == "missing"
+
+
+def test_stretches_cannot_be_stored_as_source_bytes(tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text("file,labels,start,end\na.wav,x,0,1\n")
+    tree = {
+        "run": str(tmp_path / "run"),
+        "source": {"kind": "table", "root": str(tmp_path), "table": str(tmp_path / "clips.csv")},
+        "audio": {"store": "source"},
+    }
+    with pytest.raises(InputError, match=r"audio\.store=source: clips are stretches of files"):
+        catalogue(Config.model_validate(tree))
