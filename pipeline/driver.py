@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from distributed import Client
 
@@ -100,12 +100,17 @@ def _failed(
         if isinstance(error, AudiolexError):
             return error
     lines = [
-        f"  {getattr(task, 'label', task)}: {type(error).__name__}: {error}"
+        f"  {_where(task, error)}: {type(error).__name__}: {error}"
         for task, error in failures[:SHOWN_FAILURES]
     ]
     head = f"{title}: {len(failures)} of {num_tasks} shards failed"
     head += "; the others are committed" if len(failures) < num_tasks else ""
     return StageFailed("\n".join([head, *lines, "Mend the cause and run the same command again."]))
+
+
+def _where(task: Any, error: BaseException) -> str:
+    """The shard, and the clip if the error knows it."""
+    return ", ".join([str(getattr(task, "label", task)), *getattr(error, "__notes__", [])])
 
 
 def quarantine_exit_code(config: Config, layout: Layout) -> int:

@@ -89,6 +89,14 @@ class ClipReader:
                 raise
             raise ClipRefused(reason, f"{row['path']}: {error.strerror or reason}") from None
 
+    def has(self, row: Mapping[str, Any]) -> bool:
+        """Whether anything stands where the clip should be."""
+        try:
+            self.read(row, hashes=False)
+        except ClipRefused as refusal:
+            return refusal.reason != "missing"
+        return True
+
     def _file(self, path: str, *, is_whole: bool) -> Given:
         with open_binary(self._root, path) as file:
             num_bytes = _fill(file, self._buffer)

@@ -21,6 +21,7 @@ import soundfile
 
 from cluster.launch import OpenClient
 from configs.console import say
+from configs.errors import InputError
 from configs.frames import FramesConfig
 from configs.schema import AudioConfig, Config
 from pipeline.audio.clip import Clip
@@ -48,6 +49,7 @@ from shards.tar import TarWriter
 STAGE = "shard"
 NAME = "default"
 FORMAT = 2
+ENOUGH_MISSING = 1000  # clips, to say that none is there
 LIBRARIES = ("av", "soxr", "scipy", "zarr", "numcodecs", "pyarrow")  # that decide bytes
 COPIED = ("id", "labels", "targets", "set", "split", "fold", "group")  # from the plan
 
@@ -78,10 +80,30 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     group = write_group(layout, _group_attributes(config))
     if len(log.committed()) < plan.num_shards:
         require(config.source.root)
+    if not log.committed():
+        _require_a_clip(config, plan)
     tasks = [task_of(config, layout, shard, fingerprint) for shard in range(plan.num_shards)]
     records = run_shards(client, log, make_shard, tasks, fingerprint)
     write_seal(log, records, {"group": group, "statistics": _write_statistics(layout, records)})
     say(summary(records))
+
+
+def _require_a_clip(config: Config, plan: Plan) -> None:
+    """Raises InputError where not one clip of the first shards is there: a disk that is not
+    mounted, or a wrong path, must not become a set of missing clips."""
+    missing: list[str] = []
+    with ClipReader(config.source.root, own_sandbox().buffer) as reader:
+        for shard in range(plan.num_shards):
+            for row in plan.rows(shard).to_pylist():
+                if reader.has(row):
+                    return
+                missing.append(row["path"])
+            if len(missing) >= ENOUGH_MISSING:
+                break
+    raise InputError(
+        f"source.root: {config.source.root} holds none of the first {len(missing)} clips, as "
+        f"{missing[0]}: is the disk mounted, and is the path (source.root, files) right?"
+    )
 
 
 def _group_attributes(config: Config) -> dict[str, Any]:
@@ -142,7 +164,11 @@ def make_shard(task: ShardTask) -> CommitRecord:
     ):
         with TarWriter(attempt.path("audio.tar")) as tar:
             for plan_row in plan_rows:
-                rows.append(_make_clip(task, plan_row, reader, sandbox, tar, frames))
+                try:
+                    rows.append(_make_clip(task, plan_row, reader, sandbox, tar, frames))
+                except Exception as error:
+                    error.add_note(f"clip {plan_row['id']}")
+                    raise
         write_index(attempt.path("index.parquet"), rows)
         all_frames_TM = np.concatenate([_no_frames(task.frames), *frames])
         files = _publish(task, layout, attempt, all_frames_TM)

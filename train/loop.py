@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from configs.console import Progress, say
-from configs.errors import Preempted, TrainingFailed
+from configs.errors import InputError, Preempted, TrainingFailed
 from configs.schema import TrainConfig
 from shards.atomic import write_whole
 from shards.order import examples_at
@@ -143,9 +143,9 @@ def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
 
 
 def choose_device(asked: str) -> torch.device:
-    """The device to train on; raises TrainingFailed for a GPU that is not there."""
+    """The device to train on; raises InputError for a GPU that is not there."""
     if asked == "cuda" and not torch.cuda.is_available():
-        raise TrainingFailed("train.device=cuda, but torch sees no GPU; use auto or cpu")
+        raise InputError("train.device=cuda, but torch sees no GPU; use auto or cpu")
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(asked)

@@ -190,6 +190,8 @@ def open_list(path: Path) -> Iterator[TextIO]:
             yield file
     except UnicodeDecodeError:
         raise InputError(f"{path} is no UTF-8 text") from None
+    except csv.Error as error:
+        raise InputError(f"{path} is no CSV text: {error}") from None
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror}; the lists are published at AudioSet's site"

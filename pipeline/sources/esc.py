@@ -28,8 +28,11 @@ def lists(source: EscSource) -> dict[str, Path]:
 def read(source: EscSource) -> Catalogue:
     """All clips of the list, with their folds; classes in the order of their target numbers."""
     path, audio = _list(source.root)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no CSV text: {error}") from None
     if source.only_esc10 and rows and "esc10" in rows[0]:
         rows = [row for row in rows if row["esc10"] == "True"]
     try:

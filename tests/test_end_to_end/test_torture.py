@@ -15,7 +15,7 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 
 @needs_strace
 def test_a_fault_at_a_file_system_call_leaves_a_run_that_recovers(tmp_path: Path) -> None:
-    report = ingest.points(tmp_path, every=23)
+    report = ingest.points(tmp_path, every=40)
     assert report["faults"] == 3 * report["points"] >= 15
     assert {"fsync", "rename", "write"} <= set(report["calls"])
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs.errors import TrainingFailed
+from configs.errors import InputError, TrainingFailed
 from configs.schema import BertModel, LinearModel, LstmModel, NeuralModel
 from train import checkpoint
 from train.data import TokenData
@@ -148,7 +148,7 @@ def test_devices_and_precision(make_fit: MakeFit, random_data: MakeData) -> None
     assert choose_device("cpu") == cpu
     assert (uses_bf16(config, cpu), uses_bf16(config, cuda)) == (False, True)
     if not torch.cuda.is_available():
-        with pytest.raises(TrainingFailed, match="use auto or cpu"):
+        with pytest.raises(InputError, match="use auto or cpu"):
             choose_device("cuda")
 
 

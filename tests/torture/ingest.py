@@ -84,7 +84,7 @@ def points(directory: Path, *, every: int = 1) -> Report:
     run, log = directory / "run", directory / "log"
     calls = trials.traced(["shard", str(config)], FILE_CALLS, log, directory / "trace")
     wanted = trials.tree_hash(run)
-    places = _ordinals(calls, run)[::every]
+    places = _sample(_ordinals(calls, run), every)
     tried: Counter[str] = Counter()
     for call, ordinal in places:
         for fault in FAULTS:
@@ -118,6 +118,13 @@ def _ordinals(calls: list[str], run: Path) -> list[tuple[str, int]]:
         if f"{run}/" in line and not reads_only:
             found.append((name, counted[name]))
     return found
+
+
+def _sample(places: list[tuple[str, int]], every: int) -> list[tuple[str, int]]:
+    """Every so many of the calls, and at least one of each name."""
+    first_of = {call: place for place, (call, _) in reversed(list(enumerate(places)))}
+    chosen = set(range(0, len(places), every)) | set(first_of.values())
+    return [places[place] for place in sorted(chosen)]
 
 
 def _fail_once(config: Path, fault: str, directory: Path) -> None:
