@@ -14,7 +14,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -25,6 +24,7 @@ from configs.section import Name, Section, Share
 from configs.sources import Source
 
 MEMORY_PATTERN = r"^(auto|[0-9.]+ ?([kMGT]i?)?B)$"
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MAX_K = 65_536  # tokens are uint16 on disk
 
 
@@ -44,7 +44,7 @@ class SplitConfig(Section):
     letters: str = "ABCDEF"
     valid_share: Share = 0.1
     test_share: Share = 0.1
-    seed: NonNegativeInt = 0  # of the rules exact and stratified
+    seed: Seed = 0  # of the rules exact and stratified
     folds: tuple[PositiveInt, ...] = ()
 
     @model_validator(mode="after")
@@ -86,7 +86,7 @@ class CodebookConfig(Section):
     holdout_share: Share = 0.05  # of the training clips, to measure the error on
     batch_frames: PositiveInt = 4_096  # of the first pass; it doubles with every pass
     passes: PositiveInt = 10
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -165,7 +165,7 @@ class TrainConfig(Section):
     evaluate_every_epochs: PositiveInt = 1
     checkpoint_every_steps: PositiveInt = 200
     keep_checkpoints: PositiveInt = 2
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @property
     def forward_size(self) -> int:

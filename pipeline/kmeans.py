@@ -167,5 +167,5 @@ def _scaled(vectors_ND: VectorsTD, config: CodebookConfig) -> VectorsTD:
 
 
 def _generator(config: CodebookConfig, stream: int) -> np.random.Generator:
-    key = np.array([config.seed % 2**64, stream], dtype=np.uint64)
+    key = np.array([config.seed, stream], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))

@@ -89,6 +89,8 @@ def test_the_message_names_the_file_and_counts_the_faults(write_yaml: WriteYaml)
         ("codebook: {k: 65537}", "codebook.k"),
         ("codebook: {name: a/b}", "codebook.name"),
         ("train: {lr: 0}", "train.lr"),
+        ("train: {seed: -1}", "train.seed"),
+        ("codebook: {seed: 9223372036854775808}", "codebook.seed"),
         ("train: {lr: .nan}", "train.lr"),
         ("audio: {store: mp3}", "audio.store"),
         ("cluster: {workers: 0}", "cluster.workers"),
