@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from configs.cli import RunVerb, main
@@ -19,15 +20,14 @@ def verify(run: Path, args: argparse.Namespace) -> int:
     from shards.lock import hold
 
     layout = Layout(run)
-    findings = verifying.verify(layout, args.level)
+    with hold(layout.lock) if args.repair else nullcontext():  # a driver may be mending it already
+        findings = verifying.verify(layout, args.level)
+        left = verifying.repair(findings) if args.repair else len(findings.faults)
     for fault in findings.faults[:SHOWN_FAULTS]:
         say(f"{fault.path}: {fault.what}")
     if findings.faults[SHOWN_FAULTS:]:
         say(f"... and {len(findings.faults) - SHOWN_FAULTS} more")
-    left = len(findings.faults)
     if args.repair and findings.faults:
-        with hold(layout.lock):
-            left = verifying.repair(findings)
         say(f"removed what is damaged; run the pipeline again ({left} faults need a person)")
     say(
         f"{run}: {findings.records} records, {findings.files} files, "
@@ -36,7 +36,7 @@ def verify(run: Path, args: argparse.Namespace) -> int:
     )
     if args.json:
         say(json.dumps(findings.to_json()))
-    return 1 if findings.faults and (left or not args.repair) else 0
+    return 1 if left else 0
 
 
 def gc(run: Path, args: argparse.Namespace) -> int:

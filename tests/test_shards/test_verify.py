@@ -162,6 +162,8 @@ def test_nothing_is_removed_while_a_driver_is_at_work(
 ) -> None:
     with hold(run.lock):
         assert main("shards", VERBS, ["gc", str(run.root)]) == RunLocked.exit_code
+        words = ["verify", str(run.root), "--repair"]
+        assert main("shards", VERBS, words) == RunLocked.exit_code
     assert "is at work here" in capsys.readouterr().err
 
 
