@@ -196,8 +196,8 @@ def _one_thread() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="48 kHz FLAC to committed frames")
-    parser.add_argument("--clips", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--clips", type=int, default=240)  # a shard of AudioSet: 1,024
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-decoder", choices=["torchaudio", "soundfile"], default=None)
     args = parser.parse_args()
     decoder = args.peer_decoder or ("torchaudio" if _torchaudio_loads() else "soundfile")

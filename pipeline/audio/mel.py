@@ -20,7 +20,7 @@ from configs.frames import MelFrames, MfccFrames
 from pipeline.audio.limits import WaveformN
 from pipeline.audio.refusal import ClipRefused
 
-SAMPLES_AT_ONCE = 32_768  # 128 KiB of windows
+SAMPLES_AT_ONCE = 65_536  # 256 KiB of windows
 SLANEY_LINEAR_HZ, SLANEY_STEP_HZ = 1000.0, 200.0 / 3  # linear below, logarithmic above
 SLANEY_LOG_STEP = np.log(6.4) / 27
 
