@@ -111,7 +111,7 @@ def ours(store: str) -> Side:
 
     def side(clips: list[Path], work: Path) -> float:
         from pipeline.audio.sandbox import own_sandbox
-        from pipeline.shard import ShardTask, make_shard
+        from pipeline.shard_task import ShardTask, make_shard
         from shards import plan as plans
         from shards.layout import Layout
 

@@ -7,7 +7,7 @@ worker would be computed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -31,18 +31,17 @@ class Outcome(Generic[Argument, Result]):
 def run_tasks(
     client: Client | None,
     function: Callable[[Argument], Result],
-    arguments: Sequence[Argument],
-    label: str,
+    arguments: Mapping[str, Argument],
 ) -> Iterator[Outcome[Argument, Result]]:
     """Call `function` on every argument; yields outcomes in the order in which they finish.
 
-    With a client the calls run on its workers under the keys `label-0`, `label-1` ...; without
-    one they run here, in order. An exception ends its own task only.
+    With a client the calls run on its workers, under the mapping's keys; without one they run
+    here, in order. An exception ends its own task only.
     """
     if client is None:
-        yield from (_call(function, argument) for argument in arguments)
+        yield from (_call(function, argument) for argument in arguments.values())
     else:
-        yield from _run_on(client, function, arguments, label)
+        yield from _run_on(client, function, arguments)
 
 
 def _call(function: Callable[[Argument], Result], argument: Argument) -> Outcome[Argument, Result]:
@@ -55,16 +54,15 @@ def _call(function: Callable[[Argument], Result], argument: Argument) -> Outcome
 def _run_on(
     client: Client,
     function: Callable[[Argument], Result],
-    arguments: Sequence[Argument],
-    label: str,
+    arguments: Mapping[str, Argument],
 ) -> Iterator[Outcome[Argument, Result]]:
     num_slots = max(1, sum(client.nthreads().values()))
-    waiting = iter(enumerate(arguments))
+    waiting = iter(arguments.items())
     running: dict[Future[Any], Argument] = {}
 
     def submit_next() -> Future[Any] | None:
-        for number, argument in waiting:
-            future = client.submit(function, argument, key=f"{label}-{number}", pure=False)
+        for key, argument in waiting:
+            future = client.submit(function, argument, key=key, pure=False)
             running[future] = argument
             return future
         return None

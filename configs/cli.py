@@ -22,6 +22,7 @@ from configs.load import SAVED_NAME, dump_config, load_config
 from configs.schema import Config
 
 QUARANTINE_EXIT_CODE = 3
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # batch systems warn by either
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ AnyVerb = Verb | RunVerb
 def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None = None) -> int:
     """Parse, load the config, run one verb; returns the exit code, never raises for a user."""
     try:
-        signal.signal(signal.SIGTERM, _stop)
+        for number in STOP_SIGNALS:
+            signal.signal(number, _stop)
         return _dispatch(_parser(package, verbs), verbs, argv)
     except AudiolexError as error:
         return _fail(str(error), error.exit_code)

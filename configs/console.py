@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -23,6 +25,11 @@ FIRST_LINE_S = 5.0  # without a terminal; each further line waits half as long a
 def say(text: str) -> None:
     """One line for a person, on standard output, visible at once."""
     print(text, flush=True)  # noqa: T201 - this is where the project prints
+
+
+def answer(tree: Mapping[str, Any]) -> None:
+    """One line of JSON for a program: the last of a verb that measures."""
+    say(json.dumps(tree))
 
 
 class Progress:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,39 @@ from configs.schema import CodebookConfig, Config
 from pipeline import kmeans
 from pipeline.audio.assign import choose_device
 from pipeline.draw import Draw, draw_frames
-from shards.atomic import Attempt, write_whole
+from shards.atomic import write_whole
 from shards.codebook import FILE_NAME, STAGE, Codebook, codebook_names
-from shards.commit import CommitRecord, StageLog, canonical_json, ids_sha256, publish
+from shards.commit import CommitRecord, StageLog, canonical_json, ids_sha256, publish_bytes
+from shards.index import open_shards
 from shards.layout import Layout
-from shards.seal import Seal, open_seal
+from shards.seal import Seal
 
 FORMAT = 1
 STATE_NAME = "state"  # a hash, then safetensors
 STAMP_BYTES = 32
 
+Metrics = dict[str, dict[str, Any]]
+
 
 def run(config: Config, layout: Layout, _: OpenClient) -> None:
     """Train and commit every codebook of the job that is not committed yet."""
-    seal = open_seal(layout, "shard", "default")
+    seal = open_shards(layout)
     device = choose_device(config.codebook.device)
     for name, fold in codebook_names(config.codebook, config.split):
         log = StageLog(layout, STAGE, name)
-        fingerprint = log.open(recipe(config, seal, fold))
+        state_path = layout.codebook(name) / STATE_NAME
+        fingerprint = log.open(recipe(config, seal, fold), state_path)
         if log.record(0) is not None:
             say(f"codebook {name}: committed, nothing to do")
-            (layout.codebook(name) / STATE_NAME).unlink(missing_ok=True)
-            continue
-        draw = draw_frames(seal, config.codebook, config.split, fold)
-        say(f"codebook {name}: {len(draw.train_ND)} frames drawn, faiss on {device}")
-        state = _train(layout, name, config.codebook, draw, fingerprint, device)
-        _commit(log, config, seal, draw, state, fingerprint)
+        else:
+            draw = draw_frames(seal, config.codebook, config.split, fold)
+            say(f"codebook {name}: {len(draw.train_ND)} frames drawn, faiss on {device}")
+            state = _train(layout, name, config.codebook, draw, fingerprint, device)
+            codebook = _codebook(config, seal, state)
+            metrics = measure(codebook, draw)
+            _commit(log, codebook, metrics, fingerprint)
+            say(summary(name, codebook, metrics))
+        state_path.unlink(missing_ok=True)
 
 
 def recipe(config: Config, seal: Seal, fold: int | None) -> dict[str, Any]:
@@ -94,10 +100,8 @@ def _stamp(tensors: bytes, fingerprint: str) -> bytes:
     return hashlib.sha256(fingerprint.encode() + tensors).digest()
 
 
-def _commit(
-    log: StageLog, config: Config, seal: Seal, draw: Draw, state: kmeans.State, fingerprint: str
-) -> None:
-    codebook = Codebook(
+def _codebook(config: Config, seal: Seal, state: kmeans.State) -> Codebook:
+    return Codebook(
         centroids_KD=state.centroids_KD,
         metric=config.codebook.metric,
         front_end=config.codebook.front_end,
@@ -105,44 +109,53 @@ def _commit(
         sample_rate_hz=config.audio.sample_rate_hz,
         frames_fingerprint=seal.fingerprint,
     )
-    metrics = {
-        "train": kmeans.measure(codebook.centroids_KD, draw.train_ND, codebook.metric),
-        "holdout": kmeans.measure(codebook.centroids_KD, draw.holdout_ND, codebook.metric),
+
+
+def measure(codebook: Codebook, draw: Draw) -> Metrics:
+    """Error and use of the tokens, over the vectors drawn to train (`train`) and, where some were
+    held out, over those (`holdout`)."""
+    parts = {"train": draw.train_ND, "holdout": draw.holdout_ND}
+    return {
+        part: kmeans.measure(codebook.centroids_KD, vectors_ND, codebook.metric)
+        for part, vectors_ND in parts.items()
+        if len(vectors_ND)
     }
-    contents = {
-        FILE_NAME: codebook.to_bytes(),
-        "codebook.json": _pretty(codebook.header()),
-        "metrics.json": _pretty(metrics),
-    }
-    directory = log.layout.codebook(log.name)
-    with Attempt(log.layout.partial, f"{STAGE}-{log.name}") as attempt:
-        for file_name, data in contents.items():
-            attempt.path(file_name).write_bytes(data)
-        files = tuple(
-            publish(attempt, log.layout.root, file_name, partial(_fixed, directory / file_name))
-            for file_name in contents
-        )
+
+
+def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: str) -> None:
+    layout, contents = (
+        log.layout,
+        {
+            FILE_NAME: codebook.to_bytes(),
+            "codebook.json": _pretty(codebook.header()),
+            "metrics.json": _pretty(metrics),
+        },
+    )
+    files = tuple(
+        publish_bytes(layout.partial, layout.root, layout.codebook(log.name) / file_name, data)
+        for file_name, data in contents.items()
+    )
     log.commit(
         CommitRecord(
             stage=STAGE,
             name=log.name,
             shard=0,
             fingerprint=fingerprint,
-            counts={"centroids": codebook.k, "frames": len(draw.train_ND)},
+            counts={"centroids": codebook.k, "frames": metrics["train"]["vectors"]},
             ids_sha256=ids_sha256([]),
             files=files,
         )
     )
-    (directory / STATE_NAME).unlink(missing_ok=True)
-    held = metrics["holdout"]
-    say(
-        f"codebook {log.name}: held-out error {held['error']:.4g}, perplexity "
-        f"{held['perplexity']:.0f}, {metrics['train']['used']} of {codebook.k} tokens in use"
+
+
+def summary(name: str, codebook: Codebook, metrics: Metrics) -> str:
+    """One line for people."""
+    part, title = ("holdout", "held-out") if "holdout" in metrics else ("train", "training")
+    return (
+        f"codebook {name}: {title} error {metrics[part]['error']:.4g}, perplexity "
+        f"{metrics[part]['perplexity']:.0f}, {metrics['train']['used']} of {codebook.k} tokens in "
+        "use"
     )
-
-
-def _fixed(final: Path, _sha256: str) -> Path:
-    return final
 
 
 def _pretty(tree: dict[str, Any]) -> bytes:

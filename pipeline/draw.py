@@ -13,20 +13,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from configs.errors import InputError
 from configs.schema import CodebookConfig, SplitConfig
 from pipeline.audio.front_end import FRONT_ENDS, VectorsTD
+from shards.commit import CommitRecord
 from shards.frames import read_shard_frames
-from shards.index import decoded, read_shard_index
+from shards.index import decoded, read_index, read_shard_index
+from shards.layout import Layout
 from shards.seal import Seal
 from shards.splits import SPLIT_COLUMNS, TRAIN, SplitInputs, split_codes, unit_hash
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Vectors to train on and vectors of other training clips to measure on, [N, D] float32."""
+    """Vectors to train on, and vectors of other training clips to measure on (none where
+    `holdout_share` leaves no clip to them), [N, D] float32."""
 
     train_ND: VectorsTD
     holdout_ND: VectorsTD
@@ -42,8 +44,8 @@ def draw_frames(seal: Seal, config: CodebookConfig, split: SplitConfig, fold: in
     per_clip = -(-config.k * config.frames_per_centroid // max(1, len(train_clips)))
     train: list[VectorsTD] = []
     holdout: list[VectorsTD] = []
-    for shard in range(len(seal.records)):
-        for clip_id, vectors_TD in _clip_vectors(seal, shard, train_clips, config.front_end):
+    for record in seal.records:
+        for clip_id, vectors_TD in _vectors(seal.layout, record, train_clips, config.front_end):
             held = unit_hash(clip_id, "holdout") < config.holdout_share
             chosen_TD = vectors_TD[choose(clip_id, len(vectors_TD), per_clip, config.seed)]
             (holdout if held else train).append(chosen_TD)
@@ -52,7 +54,7 @@ def draw_frames(seal: Seal, config: CodebookConfig, split: SplitConfig, fold: in
             f"codebook.k={config.k} needs at least as many frames; the {len(train)} training "
             f"clips gave {sum(map(len, train))}"
         )
-    return Draw(np.concatenate(train), np.concatenate(holdout or train))
+    return Draw(np.concatenate(train), np.concatenate([train[0][:0], *holdout]))
 
 
 def choose(clip_id: str, num_frames: int, most: int, seed: int) -> npt.NDArray[np.int64]:
@@ -66,25 +68,19 @@ def choose(clip_id: str, num_frames: int, most: int, seed: int) -> npt.NDArray[n
 
 def training_clips(seal: Seal, split: SplitConfig, fold: int | None) -> set[str]:
     """Ids of the decoded clips that train, under the split rule."""
-    table = pa.concat_tables(
-        decoded(_index(seal, shard, [*SPLIT_COLUMNS, "status"]))
-        for shard in range(len(seal.records))
-    )
-    inputs = SplitInputs.of_index(table)
+    table = read_index(seal.layout, seal.records, [*SPLIT_COLUMNS, "status"])
+    inputs = SplitInputs.of_index(decoded(table))
     codes = split_codes(inputs, split, fold)
     return {clip_id for clip_id, code in zip(inputs.ids, codes, strict=True) if code == TRAIN}
 
 
-def _clip_vectors(
-    seal: Seal, shard: int, wanted: set[str], front_end: str
+def _vectors(
+    layout: Layout, record: CommitRecord, wanted: set[str], front_end: str
 ) -> Iterator[tuple[str, VectorsTD]]:
-    frames_TM = read_shard_frames(seal.layout, seal.records[shard])
-    index = decoded(_index(seal, shard, ["id", "row_start", "num_frames", "status"]))
-    for row in index.to_pylist():
+    """The wanted clips of one shard with all their vectors."""
+    frames_TM = read_shard_frames(layout, record)
+    columns = ["id", "row_start", "num_frames", "status"]
+    for row in decoded(read_shard_index(layout, record, columns)).to_pylist():
         if row["id"] in wanted:
             clip_TM = frames_TM[row["row_start"] : row["row_start"] + row["num_frames"]]
             yield row["id"], FRONT_ENDS[front_end](clip_TM)
-
-
-def _index(seal: Seal, shard: int, columns: list[str]) -> pa.Table:
-    return read_shard_index(seal.layout, seal.records[shard], columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 from distributed import Client
 
@@ -18,13 +18,22 @@ from configs.schema import Config
 from shards.atomic import create_whole, make_directory, sweep, write_whole
 from shards.commit import CommitRecord, StageLog
 from shards.events import timed
+from shards.index import open_shards
 from shards.layout import Layout
 from shards.lock import hold
-from shards.seal import open_seal
 
 SHOWN_FAILURES = 5
 
-Task = TypeVar("Task")
+
+class ShardJob(Protocol):
+    """A task that makes one shard."""
+
+    @property
+    def label(self) -> str:
+        """Stage and shard, as `shard 000012`: what people and Dask call it."""
+
+
+Task = TypeVar("Task", bound=ShardJob)
 
 
 @contextmanager
@@ -80,7 +89,7 @@ def _run_waiting(
     failures: list[tuple[Task, BaseException]] = []
     quarantined = 0
     with Progress(title, len(waiting), "clips") as progress:
-        for outcome in run_tasks(client, function, waiting, title.replace(" ", "-")):
+        for outcome in run_tasks(client, function, _by_key(waiting)):
             if outcome.error is not None or outcome.result is None:
                 failures.append((outcome.argument, outcome.error or RuntimeError("no result")))
                 continue
@@ -91,6 +100,11 @@ def _run_waiting(
             )
     if failures:
         raise _failed(title, failures, len(waiting))
+
+
+def _by_key(tasks: Sequence[Task]) -> dict[str, Task]:
+    """Under the keys that Dask's dashboard shows and groups, as `shard-000012`."""
+    return {task.label.replace(" ", "-"): task for task in tasks}
 
 
 def _failed(
@@ -108,14 +122,14 @@ def _failed(
     return StageFailed("\n".join([head, *lines, "Mend the cause and run the same command again."]))
 
 
-def _where(task: Any, error: BaseException) -> str:
+def _where(task: ShardJob, error: BaseException) -> str:
     """The shard, and the clip if the error knows it."""
-    return ", ".join([str(getattr(task, "label", task)), *getattr(error, "__notes__", [])])
+    return ", ".join([task.label, *getattr(error, "__notes__", [])])
 
 
 def quarantine_exit_code(config: Config, layout: Layout) -> int:
     """0, or 3 with a message where more clips were refused than the config allows."""
-    seal = open_seal(layout, "shard", "default")
+    seal = open_shards(layout)
     refused, total = seal.total("quarantined"), seal.total("clips")
     if refused <= config.quarantine.max_share * total:
         return 0

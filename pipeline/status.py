@@ -5,11 +5,10 @@ from __future__ import annotations
 from configs.console import say
 from configs.schema import Config
 from pipeline.audio.refusal import REASONS
-from pipeline.shard import NAME
 from shards import plan as plans
 from shards.codebook import codebook_names
 from shards.commit import StageLog
-from shards.index import refusals
+from shards.index import NAME, STAGE, refusals
 from shards.layout import Layout
 from shards.seal import find_seal
 
@@ -22,7 +21,7 @@ def run(config: Config) -> int:
         return 0
     plan = plans.load(layout)
     say(f"{layout.root}: {plan.num_clips} clips in {plan.num_shards} shards")
-    _say_stage(layout, "shard", NAME, plan.num_shards)
+    _say_stage(layout, STAGE, NAME, plan.num_shards)
     for name, _ in codebook_names(config.codebook, config.split):
         _say_stage(layout, "codebook", name, 1)
         _say_stage(layout, "tokenize", name, plan.num_shards)
@@ -39,7 +38,7 @@ def _say_stage(layout: Layout, stage: str, name: str, total: int) -> None:
 
 def say_quarantine(layout: Layout) -> None:
     """Refused clips by reason, with example ids."""
-    log = StageLog(layout, "shard", NAME)
+    log = StageLog(layout, STAGE, NAME)
     records = [record for record in map(log.record, sorted(log.committed())) if record]
     for group in refusals(layout, records):
         ids = ", ".join(group.examples)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from pipeline.audio.front_end import FRONT_ENDS
 from pipeline.driver import run_shards
 from shards.atomic import Attempt
 from shards.codebook import codebook_names, open_codebook
-from shards.commit import CommitRecord, FileRecord, StageLog, ids_sha256, publish
+from shards.commit import CommitRecord, FileRecord, StageLog, Written, ids_sha256
 from shards.frames import FramesTM, read_shard_frames
-from shards.index import decoded, read_shard_index
+from shards.index import decoded, open_shards, read_shard_index
 from shards.layout import Layout
-from shards.seal import Seal, open_seal, write_seal
+from shards.seal import Seal, write_seal
 from shards.tokens import BLOCK_CLIPS, STAGE, Block, index_table, write_index, write_token_tar
 
 FORMAT = 1
@@ -53,7 +52,7 @@ class TokenizeTask:
 
 def run(config: Config, layout: Layout, client: OpenClient) -> None:
     """Tokenise and seal the clips under every codebook of the job."""
-    seal = open_seal(layout, "shard", "default")
+    seal = open_shards(layout)
     for name, _ in codebook_names(config.codebook, config.split):
         _, codebook_fingerprint = open_codebook(layout, name)
         log = StageLog(layout, STAGE, name)
@@ -94,8 +93,8 @@ def tokenize_shard(task: TokenizeTask) -> CommitRecord:
     with Attempt(layout.partial, f"{STAGE}-{task.name}-{task.shard:06d}") as attempt:
         blocks = _blocks(rows, tokens, task.first_block)
         arrays = write_token_tar(attempt.path("tokens.tar"), blocks)
-        place = partial(layout.token_tar, task.name, task.shard)
-        file = publish(attempt, layout.root, "tokens.tar", place)
+        tar = Written.of(attempt, "tokens.tar")
+        file = tar.publish(layout.root, layout.token_tar(task.name, task.shard, tar.sha256))
     return log.commit(_record(task, rows, tokens, file, arrays))
 
 
@@ -155,5 +154,5 @@ def _write_index(log: StageLog, records: Sequence[CommitRecord]) -> FileRecord:
     """Publish the memory-mapped index of the whole set."""
     with Attempt(log.layout.partial, f"index-{log.name}") as attempt:
         write_index(attempt.path("index.arrow"), index_table(records))
-        place = partial(log.layout.token_index, log.name)
-        return publish(attempt, log.layout.root, "index.arrow", place)
+        index = Written.of(attempt, "index.arrow")
+        return index.publish(log.layout.root, log.layout.token_index(log.name, index.sha256))

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -56,23 +56,32 @@ class FileRecord:
     sha256: str
 
 
-def publish_bytes(layout: Layout, path: Path, data: bytes) -> FileRecord:
-    """Make `path` hold `data`, and describe it; a file that holds it already is left alone."""
-    if not path.exists() or path.read_bytes() != data:
-        write_whole(layout.partial, path, data)
+@dataclass(frozen=True)
+class Written:
+    """A partial file that is written to its end: now its hash is known, and so its name."""
+
+    attempt: Attempt
+    name: str
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, attempt: Attempt, name: str) -> Self:
+        path = attempt.path(name)
+        return cls(attempt, name, path.stat().st_size, sha256_file(path))
+
+    def publish(self, root: Path, final: Path) -> FileRecord:
+        """Move the file to its final place in the run at `root`, and describe it."""
+        self.attempt.publish(self.name, final)
+        return FileRecord(final.relative_to(root).as_posix(), self.bytes, self.sha256)
+
+
+def publish_bytes(partial: Path, root: Path, final: Path, data: bytes) -> FileRecord:
+    """Make `final` hold `data`, and describe it; a file that holds it already is left alone."""
+    if not final.exists() or final.read_bytes() != data:
+        write_whole(partial, final, data)
     sha256 = hashlib.sha256(data).hexdigest()
-    return FileRecord(path.relative_to(layout.root).as_posix(), len(data), sha256)
-
-
-def publish(
-    attempt: Attempt, root: Path, partial_name: str, place: Callable[[str], Path]
-) -> FileRecord:
-    """Move a partial file to `place(its sha256)` and describe it."""
-    partial = attempt.path(partial_name)
-    sha256, num_bytes = sha256_file(partial), partial.stat().st_size
-    final = place(sha256)
-    attempt.publish(partial_name, final)
-    return FileRecord(final.relative_to(root).as_posix(), num_bytes, sha256)
+    return FileRecord(final.relative_to(root).as_posix(), len(data), sha256)
 
 
 @dataclass(frozen=True)
@@ -133,27 +142,31 @@ class StageLog:
     def path(self, shard: int) -> Path:
         return self.directory / f"{shard:06d}.json"
 
-    def open(self, recipe: Mapping[str, Any]) -> str:
+    def open(self, recipe: Mapping[str, Any], begun: Path | None = None) -> str:
         """Bind the stage to a recipe; returns its fingerprint.
 
-        The first recipe under which something was committed stands: raises RecipeMismatch for
-        another. One under which nothing was made yet, as after a refused k, gives way.
+        The first recipe under which something was committed stands, and so does the one of
+        unfinished work: `begun` is where that lies, as checkpoints. Raises RecipeMismatch for
+        another. A recipe under which nothing was made yet, as after a refused k, gives way.
         """
         path, data = self.directory / RECIPE_NAME, canonical_json(recipe)
+        is_begun = begun is not None and begun.exists()
         if self.committed():
             self.check(recipe)
+        elif is_begun:
+            self.check(recipe, f"{CURE} Or remove {begun}, and it begins anew.")
         elif not create_whole(self._partial, path, data):
             write_whole(self._partial, path, data)
         return fingerprint(recipe)
 
-    def check(self, recipe: Mapping[str, Any]) -> None:
+    def check(self, recipe: Mapping[str, Any], cure: str = CURE) -> None:
         """Raises RecipeMismatch, with the keys that differ, unless this is the stage's recipe."""
         stored, asked = self.recipe(), json.loads(canonical_json(recipe))
         if stored is None:
             stored = self._restored(asked)
         if stored != asked:
             what = f"{self.layout.root}: {self.stage} {self.name}"
-            raise RecipeMismatch(what, differences(stored, asked), CURE)
+            raise RecipeMismatch(what, differences(stored, asked), cure)
 
     def recipe(self) -> dict[str, Any] | None:
         """The recipe that stands, None where there is none that could be read."""

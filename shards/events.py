@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from configs import STARTED_S
@@ -37,19 +38,19 @@ def append(layout: Layout, **event: Any) -> None:
         file.write(line.encode() + b"\n")
 
 
-def read(layout: Layout) -> list[dict[str, Any]]:
-    """All events; a line that a kill cut short is left out."""
-    if not layout.events.exists():
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; one that a kill cut short is left out."""
+    if not path.exists():
         return []
-    events = []
-    for line in layout.events.read_text(encoding="utf-8").splitlines():
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            events.append(json.loads(line))
+            found.append(json.loads(line))
         except ValueError:
             continue
-    return events
+    return [tree for tree in found if isinstance(tree, dict)]
 
 
 def total_seconds(layout: Layout) -> float:
     """Wall seconds of all verbs of a run so far, resumed ones included."""
-    return float(sum(event.get("seconds", 0.0) for event in read(layout)))
+    return float(sum(event.get("seconds", 0.0) for event in read_lines(layout.events)))

@@ -59,7 +59,7 @@ def write_group(layout: Layout, attributes: Mapping[str, Any]) -> FileRecord:
     store = MemoryStore()
     zarr.create_group(store=store, attributes=dict(attributes))
     data = store._store_dict["zarr.json"].to_bytes()
-    return publish_bytes(layout, layout.frames / "zarr.json", data)
+    return publish_bytes(layout.partial, layout.root, layout.frames / "zarr.json", data)
 
 
 def read_shard_frames(layout: Layout, record: CommitRecord) -> FramesTM:

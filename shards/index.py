@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from shards.commit import CommitRecord
 from shards.layout import Layout
-from shards.seal import check_bytes
+from shards.seal import Seal, check_bytes, open_seal
 
+STAGE, NAME = "shard", "default"  # whose records name the parts
 OK = "ok"
 QUARANTINED = "quarantined"
 WRITE_BUFFER_BYTES = 1 << 20
@@ -52,8 +53,21 @@ def write_index(path: Path, rows: list[dict[str, object]]) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
-def read_index(path: Path, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(path, columns=columns)
+def open_shards(layout: Layout) -> Seal:
+    """A run's decoded clips; raises NotMadeYet before `shard` has finished, IntegrityError where
+    a record is not the one that was sealed."""
+    return open_seal(layout, STAGE, NAME)
+
+
+def read_index(
+    layout: Layout, records: Iterable[CommitRecord], columns: list[str] | None = None
+) -> pa.Table:
+    """The rows of all clips of some shards, in order, INDEX_SCHEMA (or some columns of it).
+
+    Raises IntegrityError where a part is not the one on record.
+    """
+    parts = [read_shard_index(layout, record, columns) for record in records]
+    return pa.concat_tables(parts)
 
 
 def read_shard_index(
@@ -62,7 +76,7 @@ def read_shard_index(
     """The index of a committed shard; raises IntegrityError unless it is the one on record."""
     file = record.file("index/")
     check_bytes(layout.root, file)
-    return read_index(layout.root / file.path, columns)
+    return pq.read_table(layout.root / file.path, columns=columns)
 
 
 def decoded(table: pa.Table) -> pa.Table:
@@ -82,12 +96,11 @@ class Refusals:
 
 def refusals(layout: Layout, records: Iterable[CommitRecord]) -> list[Refusals]:
     """The quarantine of committed shards by reason, the most frequent first."""
-    columns = ["id", "status", "reason", "detail"]
     found: dict[str, list[tuple[str, str]]] = {}
     for record in records:
-        table = read_shard_index(layout, record, columns)
-        rows = table.filter(pc.equal(table.column("status"), QUARANTINED)).to_pylist()
-        for row in rows:
+        table = read_shard_index(layout, record, ["id", "status", "reason", "detail"])
+        refused = table.filter(pc.equal(table.column("status"), QUARANTINED))
+        for row in refused.to_pylist():
             found.setdefault(row["reason"], []).append((row["id"], row["detail"]))
     groups = [
         Refusals(reason, len(clips), tuple(i for i, _ in clips[:EXAMPLES]), clips[0][1])

@@ -27,6 +27,7 @@ from configs.errors import InputError, IntegrityError, RecipeMismatch
 from configs.schema import ShardsConfig
 from shards.atomic import Attempt, sha256_file, write_whole
 from shards.commit import REPAIR, StageLog, canonical_json, differences, fingerprint
+from shards.index import NAME, STAGE
 from shards.layout import Layout
 
 FORMAT = 2
@@ -158,7 +159,7 @@ def load_bound(layout: Layout) -> Plan:
     """The plan that the run's shards were made from; raises IntegrityError where plan.json, or
     the table that it names, is another. (A lost recipe is the stage's own to find.)"""
     plan = load(layout)
-    recipe = StageLog(layout, "shard", "default").recipe()
+    recipe = StageLog(layout, STAGE, NAME).recipe()
     if recipe is not None and recipe.get("plan") != plan.fingerprint:
         raise IntegrityError(f"{layout.plan_json} is not the plan of the shards; {REPAIR}")
     if not layout.plan_table.exists() or sha256_file(layout.plan_table) != plan.table_sha256:

@@ -29,7 +29,7 @@ class Seal:
     stage: str
     name: str
     fingerprint: str
-    recipe: str
+    recipe_fingerprint: str
     records: tuple[CommitRecord, ...]
     shared: Mapping[str, FileRecord]  # files of the whole set, as the token index
 
@@ -107,7 +107,7 @@ def read_seal(layout: Layout, path: Path) -> Seal:
         stage=tree["stage"],
         name=tree["name"],
         fingerprint=sha256,
-        recipe=tree["recipe"],
+        recipe_fingerprint=tree["recipe"],
         records=tuple(_checked_record(layout, line) for line in tree["commits"]),
         shared={key: FileRecord(**file) for key, file in tree["shared"].items()},
     )

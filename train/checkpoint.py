@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from configs.console import say
-from configs.errors import IntegrityError, RecipeMismatch
+from configs.errors import IntegrityError
 from shards.atomic import Attempt, sha256_file
 from shards.commit import canonical_json, fingerprint
 
@@ -34,7 +34,6 @@ class Cursor:
     fingerprint: str  # of the sealed token set
     seed: int
     position: int
-    mode: str = "global"
 
 
 def save(
@@ -44,9 +43,10 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     cursor: Cursor,
-    recipe: str,
+    stamp: str,
 ) -> None:
-    """Write the checkpoint of a step, unless it stands; it exists from the rename on."""
+    """Write the checkpoint of a step, unless it stands; it exists from the rename on. `stamp` is
+    the fingerprint of the recipe that it is trained under."""
     final = directory / f"step-{step:06d}"
     if final.exists():
         return
@@ -59,7 +59,7 @@ def save(
         for name, named in tensors.items():
             write_tensors(named, attempt.path(f"checkpoint/{name}"))
         hashes = {name: sha256_file(attempt.path(f"checkpoint/{name}")) for name in tensors}
-        state = {"step": step, "recipe": recipe, "cursor": vars(cursor), "sha256": hashes}
+        state = {"step": step, "fingerprint": stamp, "cursor": vars(cursor), "sha256": hashes}
         attempt.path("checkpoint/state.json").write_bytes(canonical_json(_signed(state)))
         attempt.publish_directory("checkpoint", final)
 
@@ -99,14 +99,15 @@ def _read_state(path: Path) -> dict[str, Any] | None:
 
 
 def restore(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: str
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stamp: str
 ) -> tuple[int, Cursor]:
-    """Load a checkpoint into model and optimizer; returns its step and cursor."""
+    """Load a checkpoint into model and optimizer; returns its step and cursor. Raises
+    IntegrityError where it is damaged, or was trained under another fingerprint than `stamp`."""
     state = _read_state(path)
     if state is None:
         raise IntegrityError(f"{path} is damaged: delete it, and the one before it is taken")
-    if state["recipe"] != recipe:
-        raise RecipeMismatch(str(path), ["the recipe of the run"], f"Remove {path.parent} to start")
+    if state["fingerprint"] != stamp:
+        raise IntegrityError(f"{path} is of another training: remove it, or all of {path.parent}")
     model.load_state_dict(load_file(path / "model.safetensors"))
     _load_optimizer(model, optimizer, load_file(path / "optimizer.safetensors"))
     return state["step"], Cursor(**state["cursor"])

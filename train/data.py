@@ -11,18 +11,16 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from configs.errors import InputError, IntegrityError
 from configs.schema import SplitConfig
 from shards import plan as plans
 from shards.codebook import Codebook, open_codebook
-from shards.index import decoded, read_shard_index
+from shards.index import decoded, open_shards, read_index
 from shards.keys import key_of
 from shards.layout import Layout
 from shards.plan import ClassName, Task
-from shards.seal import open_seal
 from shards.splits import SPLIT_COLUMNS, SPLITS, SplitCodes, SplitInputs, split_codes
 from shards.tokens import TokenReader, open_tokens
 
@@ -111,8 +109,8 @@ def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -
     plan = plans.load_bound(layout)
     if plan.task == "regression":
         raise InputError(f"{layout.root}: its targets are numbers; models here learn labels")
-    table = _decoded_index(layout)
-    inputs = SplitInputs.of_index(table)
+    table = read_index(layout, open_shards(layout).records, [*SPLIT_COLUMNS, "status"])
+    inputs = SplitInputs.of_index(decoded(table))
     if [key_of(clip_id) for clip_id in inputs.ids] != reader.keys():
         raise IntegrityError(f"{layout.root}: the tokens of {name} are not of these frames")
     splits = split_codes(inputs, split, fold)
@@ -122,10 +120,3 @@ def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -
     if not len(data.rows(data.test_split)):
         raise InputError("split: no clip is left to test or validate on; set split.valid_share")
     return data
-
-
-def _decoded_index(layout: Layout) -> pa.Table:
-    seal = open_seal(layout, "shard", "default")
-    columns = [*SPLIT_COLUMNS, "status"]
-    parts = [read_shard_index(layout, record, columns) for record in seal.records]
-    return decoded(pa.concat_tables(parts))

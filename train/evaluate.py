@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.console import say
+from configs.console import answer, say
 from configs.errors import NotMadeYet
 from configs.schema import Config
 from shards.atomic import Attempt, sha256_file, write_whole
@@ -22,8 +22,7 @@ from shards.commit import fingerprint
 from shards.events import timed, total_seconds
 from shards.layout import Layout
 from shards.seal import check_size
-from train.fit import recipe
-from train.jobs import Job, jobs
+from train.jobs import Job, jobs, recipe
 
 SCORES_NAME = "scores.parquet"
 EVAL_NAME = "eval.json"
@@ -36,7 +35,7 @@ def run(config: Config) -> int:
     with timed(layout, "eval"):
         scored = [(job, scores_of(config, job)) for job in jobs(config)]
     _say_table(scored)
-    print(json.dumps(summary(scored) | {"seconds": round(total_seconds(layout), 1)}), flush=True)  # noqa: T201 - the line that programs read
+    answer(summary(scored) | {"seconds": round(total_seconds(layout), 1)})
     return 0
 
 
@@ -72,7 +71,7 @@ def _kept(job: Job) -> dict[str, Any]:
 def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     from train.data import open_data
     from train.metrics import evaluate
-    from train.restore import model_logits
+    from train.predict import model_logits
 
     data = open_data(job.layout, job.tokens, config.split, job.fold)
     rows = data.rows(data.test_split)
@@ -101,7 +100,7 @@ def summary(scored: list[tuple[Job, dict[str, Any]]]) -> dict[str, float]:
     for job, scores in scored:
         for name in SHOWN:
             if name in scores:
-                values[f"{job.model}_{name}"].append(scores[name])
+                values[f"{job.model_name}_{name}"].append(scores[name])
         values["prior_map"].append(scores["prior_map"])
     return {name: round(100 * float(np.mean(shares)), 2) for name, shares in values.items()}
 

@@ -1,20 +1,31 @@
-"""Which models a config asks for: one a named model, or one a fold and model."""
+"""Which models a config asks for, one a name or one a fold and name, and what decides each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.errors import ConfigError
 from configs.schema import Config, Model, NeuralModel, TrainConfig
-from shards.codebook import codebook_names
+from shards.codebook import codebook_names, open_codebook
 from shards.commit import CommitRecord, StageLog
 from shards.layout import Layout
+from shards.seal import open_seal
+from shards.tokens import STAGE as TOKENS
 
 STAGE = "fit"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
+CHECKPOINTS_NAME = "checkpoints"
+JOURNAL_NAME = "metrics.jsonl"
+FORMAT = 1
+# Settings of `train` that decide speed and safety but no weights, or that a model overrides.
+FREE_SETTINGS = {
+    *("device", "threads", "checkpoint_every_steps", "keep_checkpoints", "evaluate_every_epochs"),
+    *("epochs", "lr"),
+}
 
 
 @dataclass(frozen=True)
@@ -24,17 +35,22 @@ class Job:
     layout: Layout
     tokens: str  # the name of the codebook, and so of the token set
     fold: int | None
-    model: str
-    config: Model
+    model_name: str
+    model: Model
 
     @property
     def name(self) -> str:
         """The model's directory: `bert`, `fold1-bert`, `k5000-bert`."""
-        return self.model if self.tokens == "default" else f"{self.tokens}-{self.model}"
+        prefix = "" if self.tokens == "default" else f"{self.tokens}-"
+        return f"{prefix}{self.model_name}"
 
     @property
     def directory(self) -> Path:
         return self.layout.model(self.name)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / CHECKPOINTS_NAME
 
     @property
     def partial(self) -> Path:
@@ -46,12 +62,12 @@ class Job:
 
     def epochs(self, config: TrainConfig) -> int:
         """The model's own number, or the recipe's."""
-        own = self.config.epochs if isinstance(self.config, NeuralModel) else None
+        own = self.model.epochs if isinstance(self.model, NeuralModel) else None
         return own or config.epochs
 
     def lr(self, config: TrainConfig) -> float:
         """The model's own rate, or the recipe's."""
-        own = self.config.lr if isinstance(self.config, NeuralModel) else None
+        own = self.model.lr if isinstance(self.model, NeuralModel) else None
         return own or config.lr
 
     def record(self) -> CommitRecord | None:
@@ -66,5 +82,25 @@ def jobs(config: Config) -> Iterator[Job]:
         raise ConfigError("model", [f"say which model to train: model=NAME (known: {known})"])
     layout = Layout(config.run)
     for tokens, fold in codebook_names(config.codebook, config.split):
-        for model in config.model:
-            yield Job(layout, tokens, fold, model, config.models[model])
+        for model_name in config.model:
+            yield Job(layout, tokens, fold, model_name, config.models[model_name])
+
+
+def recipe(config: Config, job: Job) -> dict[str, Any]:
+    """Everything that decides the weights, but for the kernels that round."""
+    return {
+        "format": FORMAT,
+        "tokens": open_seal(job.layout, TOKENS, job.tokens).fingerprint,
+        "codebook": open_codebook(job.layout, job.tokens)[1],
+        "split": config.split.model_dump(mode="json", exclude={"folds"}),
+        "fold": job.fold,
+        "model": job.model.model_dump(mode="json"),
+        "train": _training_recipe(config, job),
+    }
+
+
+def _training_recipe(config: Config, job: Job) -> dict[str, Any]:
+    if not isinstance(job.model, NeuralModel):
+        return {}
+    settings = config.train.model_dump(mode="json", exclude=FREE_SETTINGS)
+    return settings | {"epochs": job.epochs(config.train), "lr": job.lr(config.train)}

@@ -1,20 +1,47 @@
-"""Logits of many clips, in fp32 and in row order."""
+"""Logits of clips: by the model in training, and by committed models back from disk."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.torch import load_file as load_tensors
 from torch import nn
 
+from configs.schema import BagModel, Config
+from shards.seal import check_bytes
+from train.bag import bag_logits
 from train.data import Rows, TokenData
+from train.device import choose_device
+from train.jobs import WEIGHTS_NAME, Job
+from train.models import build
+
+LogitsNC = npt.NDArray[np.float32]
+
+
+def model_logits(config: Config, job: Job, data: TokenData, rows: Rows) -> LogitsNC:
+    """Logits [N, C] of some rows by a committed model, bag or neural; raises IntegrityError where
+    its files changed."""
+    record = job.record()
+    assert record is not None, "only committed models are scored"
+    for file in record.files:
+        check_bytes(job.layout.root, file)
+    weights = job.directory / WEIGHTS_NAME
+    if isinstance(job.model, BagModel):
+        return bag_logits(load_arrays(weights), data, rows)
+    model = build(job.model, data.codebook.k, len(data.classes), data.longest)
+    model.load_state_dict(load_tensors(weights))
+    device = choose_device(config.train.device)
+    return logits_of(model.to(device), data, rows, config.train.forward_size, device)
 
 
 @torch.no_grad()
 def logits_of(
     model: nn.Module, data: TokenData, rows: Rows, num_clips: int, device: torch.device
-) -> npt.NDArray[np.float32]:
-    """Logits [N, C] float32 of some rows, `num_clips` at a time; leaves the model as it was."""
+) -> LogitsNC:
+    """Logits [N, C] in fp32 of some rows, in row order, `num_clips` at a time; leaves the model
+    in the mode that it was in."""
     was_training = model.training
     model.eval()
     parts = [

@@ -18,14 +18,14 @@ from shards.atomic import write_whole
 from shards.commit import CommitRecord
 from shards.events import timed
 from shards.frames import FramesTM, read_shard_frames
-from shards.index import decoded, read_shard_index, refusals
+from shards.index import decoded, open_shards, read_shard_index, refusals
 from shards.layout import Layout
-from shards.seal import Seal, open_seal
+from shards.seal import Seal
 from train import figures
 from train.data import TokenData, open_data
 from train.evaluate import scores_of
-from train.jobs import Job, jobs
-from train.loop import read_metrics
+from train.jobs import JOURNAL_NAME, Job, jobs
+from train.journal import Journal
 
 REPORT_NAME = "report.html"
 SCORES = {
@@ -54,7 +54,7 @@ def run(config: Config) -> int:
     layout = Layout(config.run)
     with timed(layout, "report"):
         for job in jobs(config):
-            if isinstance(job.config, BagModel):
+            if isinstance(job.model, BagModel):
                 continue
             path = job.directory / REPORT_NAME
             write_whole(job.partial, path, build(config, job).encode())
@@ -68,7 +68,7 @@ def build(config: Config, job: Job) -> str:
     scores = scores_of(config, job)
     sections = [
         ("Scores", _scores_table(config, job, scores)),
-        ("Training", figures.curves(read_metrics(job.directory / "metrics.jsonl"))),
+        ("Training", figures.curves(Journal(job.directory / JOURNAL_NAME, job.partial).read())),
         ("Classes", _class_table(data, scores)),
         ("Tokens", _token_section(data)),
         ("A clip and its tokens", _clip_section(config, data)),
@@ -103,12 +103,12 @@ def _scores_table(config: Config, job: Job, scores: dict[str, Any]) -> str:
 
 def _bags(config: Config, job: Job) -> list[Job]:
     same = (other for other in jobs(config) if other.tokens == job.tokens)
-    return [other for other in same if isinstance(other.config, BagModel) and other.record()]
+    return [other for other in same if isinstance(other.model, BagModel) and other.record()]
 
 
 def _clips_section(layout: Layout) -> str:
     """How many clips there were, and which could not be used."""
-    seal = open_seal(layout, "shard", "default")
+    seal = open_shards(layout)
     total, ok = seal.total("clips"), seal.total("ok")
     rows = [
         f"<tr><td>{group.reason}<br>{REASONS.get(group.reason, '')}</td><td>{group.count}</td>"
@@ -150,7 +150,7 @@ def _token_section(data: TokenData) -> str:
 def _clip_section(config: Config, data: TokenData) -> str:
     """The first held-out clip."""
     row = int(data.rows(data.test_split)[0])
-    frames_TM = _frames_of(open_seal(Layout(config.run), "shard", "default"), data.ids[row])
+    frames_TM = _frames_of(open_shards(Layout(config.run)), data.ids[row])
     tokens_T = data.reader.tokens([row])[0][:, 0]
     names = ", ".join(
         data.classes[c].name for c in np.flatnonzero(data.targets(np.array([row]))[0])

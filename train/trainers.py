@@ -3,51 +3,44 @@
 from __future__ import annotations
 
 import json
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.numpy import save as arrays_to_bytes
-from torch import nn
 
 from configs.console import say
 from configs.schema import BagModel, Config
 from shards.atomic import Attempt
-from shards.commit import CommitRecord, ids_sha256, publish
+from shards.commit import CommitRecord, Written, ids_sha256
 from train.checkpoint import write_tensors
 from train.data import TokenData, open_data
+from train.device import choose_device
 from train.jobs import CARD_NAME, STAGE, WEIGHTS_NAME, Job
-from train.loop import Fit, choose_device, prepare, train
-from train.models import BUILDERS
+from train.loop import Fit, prepare, train
+from train.models import build
+from train.stop import Stop
 
 
-def train_and_commit(config: Config, job: Job, fingerprint: str) -> None:
+def train_and_commit(config: Config, job: Job, fingerprint: str, stop: Stop) -> None:
     """Train one model and commit its weights and card; goes on from its newest checkpoint."""
     data = open_data(job.layout, job.tokens, config.split, job.fold)
     with Attempt(job.partial, "model") as attempt:
         weights = attempt.path(WEIGHTS_NAME)
-        if isinstance(job.config, BagModel):
+        if isinstance(job.model, BagModel):
             from train.bag import fit_bag
 
-            weights.write_bytes(arrays_to_bytes(fit_bag(job.config, data)))
+            weights.write_bytes(arrays_to_bytes(fit_bag(job.model, data)))
             say(f"fit {job.name}: fitted on {len(data.rows('train'))} clips")
         else:
-            write_tensors(_train(config, job, data, fingerprint), weights)
+            write_tensors(_train(config, job, data, fingerprint, stop), weights)
         attempt.path(CARD_NAME).write_text(json.dumps(card(job, data), indent=2) + "\n")
         _commit(job, data, attempt, fingerprint)
-
-
-def build(job: Job, data: TokenData) -> nn.Module:
-    """The untrained module of a neural job."""
-    builder = BUILDERS[job.config.kind]
-    return builder(job.config, data.codebook.k, len(data.classes), data.longest)
 
 
 def card(job: Job, data: TokenData) -> dict[str, Any]:
     """What a reader needs to use the weights: model, vocabulary, classes."""
     return {
-        "model": job.config.model_dump(mode="json"),
+        "model": job.model.model_dump(mode="json"),
         "k": data.codebook.k,
         "codebook": {"name": job.tokens, "fingerprint": data.codebook_fingerprint},
         "longest": data.longest,
@@ -56,14 +49,16 @@ def card(job: Job, data: TokenData) -> dict[str, Any]:
     }
 
 
-def _train(config: Config, job: Job, data: TokenData, fingerprint: str) -> dict[str, torch.Tensor]:
+def _train(
+    config: Config, job: Job, data: TokenData, fingerprint: str, stop: Stop
+) -> dict[str, torch.Tensor]:
     prepare(config.train)
-    model = build(job, data)
+    model = build(job.model, data.codebook.k, len(data.classes), data.longest)
     fit = Fit(
         title=f"fit {job.name}",
         directory=job.directory,
         partial=job.partial,
-        recipe=fingerprint,
+        fingerprint=fingerprint,
         data=data,
         config=config.train,
         lr=job.lr(config.train),
@@ -72,13 +67,13 @@ def _train(config: Config, job: Job, data: TokenData, fingerprint: str) -> dict[
     )
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{fit.title}: {num_parameters:,} parameters on {fit.device}, {fit.num_steps} steps")
-    train(fit, model)
+    train(fit, model, stop)
     return {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _commit(job: Job, data: TokenData, attempt: Attempt, fingerprint: str) -> None:
     files = tuple(
-        publish(attempt, job.layout.root, name, partial(_fixed, job.directory / name))
+        Written.of(attempt, name).publish(job.layout.root, job.directory / name)
         for name in (WEIGHTS_NAME, CARD_NAME)
     )
     job.log.commit(
@@ -92,7 +87,3 @@ def _commit(job: Job, data: TokenData, attempt: Attempt, fingerprint: str) -> No
             files=files,
         )
     )
-
-
-def _fixed(final: Path, _sha256: str) -> Path:
-    return final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from threading import Timer
@@ -40,6 +40,10 @@ def odd_only(number: int) -> int:
     return number
 
 
+def keyed(label: str, numbers: Iterable[int]) -> dict[str, int]:
+    return {f"{label}-{place}": number for place, number in enumerate(numbers)}
+
+
 def by_argument(outcomes: Iterator[Outcome[int, int]]) -> dict[int, Outcome[int, int]]:
     listed = list(outcomes)
     found = {outcome.argument: outcome for outcome in listed}
@@ -49,14 +53,14 @@ def by_argument(outcomes: Iterator[Outcome[int, int]]) -> dict[int, Outcome[int,
 
 @pytest.mark.parametrize("num_tasks", [0, 1, 30])
 def test_every_task_has_one_outcome(num_tasks: int, client: Client | None) -> None:
-    found = by_argument(run_tasks(client, square, range(num_tasks), f"square{num_tasks}"))
+    found = by_argument(run_tasks(client, square, keyed("square", range(num_tasks))))
     assert {argument: outcome.result for argument, outcome in found.items()} == {
         number: number * number for number in range(num_tasks)
     }
 
 
 def test_an_error_ends_its_own_task_only(client: Client | None) -> None:
-    found = by_argument(run_tasks(client, odd_only, range(12), "odd"))
+    found = by_argument(run_tasks(client, odd_only, keyed("odd", range(12))))
     assert sorted(found) == list(range(12))
     for number, outcome in found.items():
         if number % 2:
@@ -68,19 +72,19 @@ def test_an_error_ends_its_own_task_only(client: Client | None) -> None:
 
 
 def test_equal_arguments_are_tasks_of_their_own(client: Client | None) -> None:
-    outcomes = list(run_tasks(client, square, [3, 3, 3], "same"))
+    outcomes = list(run_tasks(client, square, keyed("same", [3, 3, 3])))
     assert [outcome.result for outcome in outcomes] == [9, 9, 9]
 
 
-def test_a_label_may_be_used_again(client: Client | None) -> None:
+def test_a_key_may_be_used_again(client: Client | None) -> None:
     for function, expected in ((square, 25), (abs, 5)):
-        (outcome,) = run_tasks(client, function, [-5], "again")
+        (outcome,) = run_tasks(client, function, keyed("again", [-5]))
         assert outcome.result == expected
 
 
 def test_inline_tasks_run_in_order_as_they_are_asked_for() -> None:
     started: list[int] = []
-    outcomes = run_tasks(None, started.append, range(5), "order")
+    outcomes = run_tasks(None, started.append, keyed("order", range(5)))
     assert next(outcomes).argument == 0
     assert started == [0]
     assert [outcome.argument for outcome in outcomes] == [1, 2, 3, 4]
@@ -93,7 +97,7 @@ def test_a_signal_ends_all_inline_tasks() -> None:
 
     started: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        list(run_tasks(None, task, range(5), "stopped"))
+        list(run_tasks(None, task, keyed("stopped", range(5))))
     assert started == [0]
 
 
@@ -103,7 +107,7 @@ def leave_trace(directory: Path, number: int) -> int:
 
 
 def test_few_tasks_start_before_their_turn(local: Client, tmp_path: Path) -> None:
-    outcomes = run_tasks(local, partial(leave_trace, tmp_path), range(40), "trace")
+    outcomes = run_tasks(local, partial(leave_trace, tmp_path), keyed("trace", range(40)))
     most_in_flight = TASKS_PER_SLOT * NUM_WORKERS
     for num_read in range(1, 4):
         next(outcomes)
@@ -115,7 +119,7 @@ def test_few_tasks_start_before_their_turn(local: Client, tmp_path: Path) -> Non
 
 
 def test_no_future_is_held_at_the_end(local: Client) -> None:
-    assert len(list(run_tasks(local, square, range(9), "held"))) == 9
+    assert len(list(run_tasks(local, square, keyed("held", range(9))))) == 9
     deadline_s = time.monotonic() + 5
     while local.futures and time.monotonic() < deadline_s:
         time.sleep(0.01)  # the client lets go in a thread of its own
@@ -127,7 +131,7 @@ def mismatch(number: int) -> int:
 
 
 def test_an_error_with_parts_comes_back_as_itself(local: Client) -> None:
-    (outcome,) = run_tasks(local, mismatch, [1], "mismatch")
+    (outcome,) = run_tasks(local, mismatch, keyed("mismatch", [1]))
     assert isinstance(outcome.error, RecipeMismatch)
     assert "k: 1" in str(outcome.error)
 
@@ -141,6 +145,6 @@ def test_tasks_wait_for_workers_that_come_late() -> None:
     ):
         timer = Timer(0.3, cluster.scale, [1])
         timer.start()
-        outcomes = list(run_tasks(client, square, range(5), "late"))
+        outcomes = list(run_tasks(client, square, keyed("late", range(5))))
         timer.join()
     assert sorted(outcome.result or 0 for outcome in outcomes) == [0, 1, 4, 9, 16]

@@ -11,8 +11,8 @@ import pytest
 from configs.schema import Config
 from pipeline.verbs import run_verb
 from shards.frames import read_shard_frames
+from shards.index import open_shards
 from shards.layout import Layout
-from shards.seal import open_seal
 from tests.conftest import tiny_tree
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def tokenized(made_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Con
 def frames(tokenized: Config) -> npt.NDArray[np.float32]:
     """All frames of the made clips as they are stored, [4160, 64] dB: many are alike."""
     layout = Layout(tokenized.run)
-    records = open_seal(layout, "shard", "default").records
+    records = open_shards(layout).records
     stored = np.concatenate([read_shard_frames(layout, record) for record in records])
     return stored.astype(np.float32)
 

@@ -98,6 +98,36 @@ def test_the_state_of_another_recipe_is_not_gone_on_from(
     assert (sharded.run / FILE).read_bytes() == (tokenized.run / FILE).read_bytes()
 
 
+def test_another_k_between_two_passes_is_refused_by_name(
+    sharded: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any) -> None:
+        write(*args)
+        raise KeyboardInterrupt
+
+    write = stage.write_whole
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_whole", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_verb(sharded, "codebook")
+    other = over(sharded, codebook={"k": 8})
+    with pytest.raises(RecipeMismatch, match=r"codebook\.k: 16 there, 8 now(.|\n)*remove .*state"):
+        run_verb(other, "codebook")
+    (sharded.run / "codebooks" / "default" / stage.STATE_NAME).unlink()
+    assert run_verb(other, "codebook") == 0
+
+
+def test_without_held_out_clips_the_training_error_is_called_so(
+    sharded: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_verb(over(sharded, codebook={"holdout_share": 0}), "codebook") == 0
+    said = capsys.readouterr().out
+    assert "codebook default: training error" in said
+    assert "held-out" not in said
+    metrics = json.loads((sharded.run / "codebooks" / "default" / "metrics.json").read_text())
+    assert set(metrics) == {"train"}
+
+
 def test_a_second_run_does_nothing(tokenized: Config, capsys: pytest.CaptureFixture[str]) -> None:
     before = (tokenized.run / FILE).stat()
     assert run_verb(tokenized, "codebook") == 0

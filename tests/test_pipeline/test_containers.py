@@ -22,9 +22,8 @@ from pipeline import reading, storage
 from pipeline.planning import catalogue
 from pipeline.verbs import run_verb
 from shards import plan as plans
-from shards.index import read_shard_index
+from shards.index import open_shards, read_index
 from shards.layout import Layout
-from shards.seal import open_seal
 from tests.commands import ROOT, command, data_files, write_config
 from tests.hub_server import REPO, serving
 
@@ -113,9 +112,8 @@ def config_of(hub: Path, run: Path, files: str, *, listed: bool = True, **over: 
 
 def rows_of(config: Config) -> dict[str, dict[str, Any]]:
     layout = Layout(config.run)
-    seal = open_seal(layout, "shard", "default")
-    tables = [read_shard_index(layout, record) for record in seal.records]
-    return {row["id"]: row for row in pa.concat_tables(tables).to_pylist()}
+    table = read_index(layout, open_shards(layout).records)
+    return {row["id"]: row for row in table.to_pylist()}
 
 
 CONTAINERS = [
@@ -303,7 +301,8 @@ def test_a_container_that_changed_after_the_plan_stops_the_job(
 
 
 def resume(config: Config) -> None:
-    from pipeline.shard import make_shard, task_of
+    from pipeline.shard import task_of
+    from pipeline.shard_task import make_shard
 
     layout = Layout(config.run)
     for shard in range(plans.load(layout).num_shards):

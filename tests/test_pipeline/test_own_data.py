@@ -18,10 +18,9 @@ from configs.load import load_config
 from configs.sources import FolderSource, TableSource
 from pipeline.sources import read_source
 from pipeline.verbs import run_verb
-from shards.index import read_shard_index
+from shards.index import open_shards, read_index
 from shards.layout import Layout
 from shards.plan import CLIP_SCHEMA, Catalogue
-from shards.seal import open_seal
 from tests.commands import ROOT
 
 
@@ -232,7 +231,6 @@ def test_the_table_example_runs_and_cuts_stretches(tmp_path: Path) -> None:
     config = load_config(ROOT / "configs/table.yaml", over)
     assert run_verb(config, "shard") == 0
     layout = Layout(config.run)
-    records = open_seal(layout, "shard", "default").records
-    index = pa.concat_tables([read_shard_index(layout, record) for record in records])
+    index = read_index(layout, open_shards(layout).records)
     assert index.column("source_samples").to_pylist() == [6400] * 9
     assert len(set(index.column("source_sha256").to_pylist())) == 1

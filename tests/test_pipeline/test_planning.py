@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from configs.errors import InputError, RecipeMismatch
@@ -15,9 +14,8 @@ from configs.load import merge
 from configs.schema import Config
 from pipeline.planning import catalogue
 from pipeline.verbs import run_verb
-from shards.index import read_shard_index
+from shards.index import open_shards, read_index
 from shards.layout import Layout
-from shards.seal import open_seal
 from tests.conftest import tiny_tree
 
 
@@ -33,9 +31,8 @@ def config_of(clips: Path, run: Path, **over: Any) -> Config:
 
 def rows_of(config: Config) -> dict[str, dict[str, Any]]:
     layout = Layout(config.run)
-    records = open_seal(layout, "shard", "default").records
-    tables = [read_shard_index(layout, record) for record in records]
-    return {row["id"]: row for row in pa.concat_tables(tables).to_pylist()}
+    table = read_index(layout, open_shards(layout).records)
+    return {row["id"]: row for row in table.to_pylist()}
 
 
 # --- lists that change ----------------------------------------------------------------------------

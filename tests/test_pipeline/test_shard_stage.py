@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pytest
 import soundfile
 
@@ -30,10 +29,10 @@ from pipeline.audio.frames import frames_of
 from pipeline.audio.mel import log_mel
 from pipeline.audio.refusal import REASONS, ClipRefused
 from pipeline.reading import ClipReader
-from pipeline.shard import COPIED
+from pipeline.shard_task import COPIED
 from pipeline.verbs import run_verb
 from shards.frames import read_shard_frames
-from shards.index import decoded, read_index
+from shards.index import decoded, open_shards, read_index, read_shard_index
 from shards.layout import Layout
 from shards.plan import CLIP_SCHEMA
 from shards.seal import Seal, open_seal
@@ -120,13 +119,12 @@ def spoiled_run(spoiled: tuple[Path, dict], tmp_path_factory: pytest.TempPathFac
 
 
 def seal_of(config: Config) -> Seal:
-    return open_seal(Layout(config.run), "shard", "default")
+    return open_shards(Layout(config.run))
 
 
 def index_of(config: Config) -> list[dict[str, Any]]:
     seal = seal_of(config)
-    parts = [read_index(seal.layout.root / r.file("index/").path) for r in seal.records]
-    return pa.concat_tables(parts).to_pylist()
+    return read_index(seal.layout, seal.records).to_pylist()
 
 
 def stored_clips(config: Config) -> Iterator[tuple[dict[str, Any], npt.NDArray, dict[str, bytes]]]:
@@ -138,7 +136,7 @@ def stored_clips(config: Config) -> Iterator[tuple[dict[str, Any], npt.NDArray, 
         for file in (file for file in record.files if file.path.startswith("audio/")):
             with tarfile.open(seal.layout.root / file.path) as tar:
                 members = {info.name: tar.extractfile(info).read() for info in tar}
-        rows = decoded(read_index(seal.layout.root / record.file("index/").path)).to_pylist()
+        rows = decoded(read_shard_index(seal.layout, record)).to_pylist()
         for row in rows:
             own = {n.split(".")[1]: d for n, d in members.items() if n.split(".")[0] == row["key"]}
             end = row["row_start"] + row["num_frames"]
@@ -262,7 +260,7 @@ def test_a_shard_of_nothing_but_missing_clips_is_a_shard(made_clips: Path, tmp_p
     first = config_of(clips, tmp_path / "whole")
     assert run_verb(first, "shard") == 0
     seal = seal_of(first)
-    for row in read_index(seal.layout.root / seal.records[3].file("index/").path).to_pylist():
+    for row in read_shard_index(seal.layout, seal.records[3]).to_pylist():
         (clips / row["source"]).unlink()
     config = config_of(clips, tmp_path / "run", quarantine={"max_share": 0.2})
     assert run_verb(config, "all") == 0

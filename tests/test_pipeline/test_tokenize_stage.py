@@ -18,7 +18,7 @@ from pipeline.tokenize_stage import tokenize_clip
 from pipeline.verbs import run_verb
 from shards.codebook import open_codebook
 from shards.frames import read_shard_frames
-from shards.index import decoded, read_index
+from shards.index import decoded, open_shards, read_shard_index
 from shards.layout import Layout
 from shards.seal import open_seal
 from shards.tokens import open_tokens
@@ -30,9 +30,9 @@ VARIANTS = [("l2", "none"), ("l2", "minmax"), ("cosine", "none"), ("cosine", "mi
 def clips_of(config: Config) -> Iterator[tuple[dict[str, Any], npt.NDArray]]:
     """Index row and frames of every decoded clip, in the order of the shards."""
     layout = Layout(config.run)
-    for record in open_seal(layout, "shard", "default").records:
+    for record in open_shards(layout).records:
         frames_TM = read_shard_frames(layout, record)
-        for row in decoded(read_index(layout.root / record.file("index/").path)).to_pylist():
+        for row in decoded(read_shard_index(layout, record)).to_pylist():
             yield row, frames_TM[row["row_start"] : row["row_start"] + row["num_frames"]]
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import soundfile
 from hypothesis import given
@@ -18,9 +17,8 @@ from pipeline.planning import catalogue
 from pipeline.verbs import run_verb
 from pipeline.windows import starts_ms
 from shards.frames import read_shard_frames
-from shards.index import decoded, read_shard_index
+from shards.index import decoded, open_shards, read_index, read_shard_index
 from shards.layout import Layout
-from shards.seal import open_seal
 
 RATE_HZ = 22_050
 
@@ -93,7 +91,7 @@ def frames_by_id(config: Config) -> dict[str, np.ndarray]:
     assert run_verb(config, "shard") == 0
     layout = Layout(config.run)
     found = {}
-    for record in open_seal(layout, "shard", "default").records:
+    for record in open_shards(layout).records:
         frames_TM = read_shard_frames(layout, record)
         for row in decoded(read_shard_index(layout, record)).to_pylist():
             found[row["id"]] = frames_TM[row["row_start"] : row["row_start"] + row["num_frames"]]
@@ -123,7 +121,7 @@ def test_without_windows_a_long_file_goes_into_quarantine(tmp_path: Path) -> Non
     config = config_of(tmp_path / "in", tmp_path / "run", windows=None, max_clip_s=5)
     assert run_verb(config, "shard") == 0
     layout = Layout(config.run)
-    [record] = open_seal(layout, "shard", "default").records
+    [record] = open_shards(layout).records
     row = read_shard_index(layout, record).to_pylist()[0]
     assert row["reason"] == "too_long"
     assert "source.max_clip_s=5" in row["detail"]
@@ -135,8 +133,7 @@ def test_a_broken_file_stays_one_clip_with_its_reason(tmp_path: Path) -> None:
     config = config_of(tmp_path / "in", tmp_path / "run")
     assert run_verb(config, "shard") == 0
     layout = Layout(config.run)
-    records = open_seal(layout, "shard", "default").records
-    rows = pa.concat_tables([read_shard_index(layout, record) for record in records]).to_pylist()
+    rows = read_index(layout, open_shards(layout).records).to_pylist()
     assert {row["id"]: row["reason"] for row in rows} == {
         "x/bad.wav": "unknown_format",
         **{f"x/good.wav_{start}": None for start in (0, 2000, 4000)},

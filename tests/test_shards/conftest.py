@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from shards.atomic import Attempt
-from shards.commit import CommitRecord, StageLog, ids_sha256, publish
+from shards.commit import CommitRecord, StageLog, Written, ids_sha256
 from shards.layout import Layout
 
 CommitShard = Callable[..., CommitRecord]
@@ -28,7 +27,8 @@ def commit_shard(layout: Layout) -> CommitShard:
         log = StageLog(layout, stage, "default")
         with Attempt(layout.partial, "test") as attempt:
             attempt.path("data").write_bytes(content)
-            file = publish(attempt, layout.root, "data", partial(layout.audio_tar, shard))
+            tar = Written.of(attempt, "data")
+            file = tar.publish(layout.root, layout.audio_tar(shard, tar.sha256))
         record = CommitRecord(
             stage=stage,
             name="default",

@@ -15,8 +15,8 @@ from pipeline.verbs import run_verb
 from shards import plan as plans
 from shards.commit import StageLog, canonical_json
 from shards.frames import read_shard_frames
+from shards.index import open_shards
 from shards.layout import Layout
-from shards.seal import open_seal
 from tests.commands import data_files
 from train.data import open_data
 
@@ -38,7 +38,7 @@ def test_a_run_that_was_moved_is_the_run_itself(run: Layout, tmp_path: Path) -> 
 
 
 def test_swapped_chunks_of_equal_size_are_refused(run: Layout) -> None:
-    records = open_seal(run, "shard", "default").records
+    records = open_shards(run).records
     first, second = (
         next(run.root / file.path for file in record.files if file.path.endswith("c/0/0"))
         for record in records[:2]
@@ -117,7 +117,7 @@ def test_a_shard_made_anew_with_other_bytes_leaves_no_dead_end(
     assert run_verb(config, "shard") == 0
     assert run_verb(config, "shard") == 0
     assert len(list(run.seals.glob("shard-*.json"))) == 2
-    assert open_seal(run, "shard", "default").records[3] == log.record(3)
+    assert open_shards(run).records[3] == log.record(3)
 
 
 def test_a_damaged_state_of_a_codebook_is_begun_again(run: Layout) -> None:

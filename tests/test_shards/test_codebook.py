@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from configs.errors import IntegrityError, NotMadeYet
 from configs.schema import CodebookConfig, SplitConfig
-from shards.atomic import Attempt
 from shards.codebook import (
     FILE_NAME,
     STAGE,
@@ -22,7 +21,7 @@ from shards.codebook import (
     load_codebook,
     open_codebook,
 )
-from shards.commit import CommitRecord, StageLog, publish
+from shards.commit import CommitRecord, StageLog, publish_bytes
 from shards.layout import Layout
 
 
@@ -40,9 +39,7 @@ def made(k: int = 5, dim: int = 4, seed: int = 0) -> Codebook:
 def commit(layout: Layout, codebook: Codebook) -> Path:
     """Commit a codebook; returns its file."""
     final = layout.codebook("default") / FILE_NAME
-    with Attempt(layout.partial, "codebook") as attempt:
-        attempt.path("file").write_bytes(codebook.to_bytes())
-        file = publish(attempt, layout.root, "file", lambda _: final)
+    file = publish_bytes(layout.partial, layout.root, final, codebook.to_bytes())
     record = CommitRecord(STAGE, "default", 0, "f", {}, "", (file,))
     StageLog(layout, STAGE, "default").commit(record)
     return final

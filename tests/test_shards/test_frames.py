@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import IntegrityError
-from shards.atomic import Attempt, sha256_file
-from shards.commit import CommitRecord, publish
+from shards.atomic import sha256_file
+from shards.commit import CommitRecord, publish_bytes
 from shards.frames import (
     CHUNK_ROWS,
     FramesTM,
@@ -43,19 +42,14 @@ def store(layout: Layout) -> Store:
         write_group(layout, {"mel": {"n_mels": NUM_MELS}})
         objects = encode_frames(frames_TM)
         sha256 = hashlib.sha256(b"".join(objects.values())).hexdigest()
-        files = []
-        with Attempt(layout.partial, "frames") as attempt:
-            for name, data in objects.items():
-                attempt.path("object").write_bytes(data)
-                place = partial(at, layout.frames_array(0, sha256) / name)
-                files.append(publish(attempt, layout.root, "object", place))
-        return CommitRecord("shard", "default", 0, "f", {}, "", tuple(files))
+        array = layout.frames_array(0, sha256)
+        files = tuple(
+            publish_bytes(layout.partial, layout.root, array / name, data)
+            for name, data in objects.items()
+        )
+        return CommitRecord("shard", "default", 0, "f", {}, "", files)
 
     return put
-
-
-def at(path: Path, _sha256: str) -> Path:
-    return path
 
 
 def flip(path: Path, position: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import IntegrityError
-from shards.commit import CommitRecord, FileRecord
+from shards.commit import CommitRecord, publish_bytes
 from shards.index import (
     INDEX_SCHEMA,
     OK,
@@ -39,11 +39,10 @@ def test_rows_round_trip_in_order(tmp_path: Path) -> None:
     ]
     path = tmp_path / "part.parquet"
     write_index(path, rows)
-    table = read_index(path)
+    table = pq.read_table(path)
     assert table.schema.equals(INDEX_SCHEMA)
     assert table.to_pylist() == rows
     assert decoded(table).column("id").to_pylist() == ["z", "m"]
-    assert read_index(path, ["reason"]).to_pydict() == {"reason": [None, "silent", None]}
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
@@ -54,18 +53,33 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_shard_may_have_no_row(tmp_path: Path) -> None:
     write_index(tmp_path / "part", [])
-    assert len(decoded(read_index(tmp_path / "part"))) == 0
+    assert len(decoded(pq.read_table(tmp_path / "part"))) == 0
 
 
-def test_an_altered_index_is_refused(layout: Layout, tmp_path: Path) -> None:
-    path = layout.root / "index/part-000000.parquet"
-    path.parent.mkdir(parents=True)
-    write_index(path, [])
+def record_of(layout: Layout, shard: int, rows: list[dict[str, object]]) -> CommitRecord:
+    """The record of a shard that holds nothing but its index."""
+    path = layout.index_part(shard, "0" * 64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_index(path, rows)
+    file = publish_bytes(layout.partial, layout.root, path, path.read_bytes())
+    return CommitRecord("shard", "default", shard, "f", {}, "", (file,))
+
+
+def test_shards_are_read_in_order_and_only_those_on_record(layout: Layout) -> None:
+    silent = row("b", status=QUARANTINED, reason="silent", detail="peak 0")
+    records = [record_of(layout, 0, [row("z"), silent]), record_of(layout, 1, [row("a")])]
+    record_of(layout, 2, [row("of a killed attempt")])
+    table = read_index(layout, records, ["id", "reason"])
+    assert table.to_pydict() == {"id": ["z", "b", "a"], "reason": [None, "silent", None]}
+    assert read_index(layout, records).schema.equals(INDEX_SCHEMA)
+
+
+def test_an_altered_index_is_refused(layout: Layout) -> None:
+    record = record_of(layout, 0, [])
+    path = layout.root / record.files[0].path
     data = path.read_bytes()
-    file = FileRecord("index/part-000000.parquet", len(data), hashlib.sha256(data).hexdigest())
-    record = CommitRecord("shard", "default", 0, "f", {}, "", (file,))
     assert read_shard_index(layout, record).num_rows == 0
     for altered in (data[:-5], bytes(len(data))):
         path.write_bytes(altered)
-        with pytest.raises(IntegrityError, match="part-000000.parquet"):
+        with pytest.raises(IntegrityError, match="part-000000-"):
             read_shard_index(layout, record)

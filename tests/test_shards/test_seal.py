@@ -37,7 +37,7 @@ def test_a_seal_gives_the_records_back_in_order(log: StageLog, records: list[Com
     assert seal.records == tuple(records)
     assert (seal.total("clips"), seal.total("ok"), seal.total("quarantined")) == (9, 6, 0)
     assert seal.shared_file("index").read_bytes() == b"bytes of 0"
-    assert seal.recipe == records[0].fingerprint
+    assert seal.recipe_fingerprint == records[0].fingerprint
     assert seal.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
     assert path.name == f"shard-{seal.fingerprint[:12]}.json"
 

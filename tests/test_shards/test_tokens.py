@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 
 from configs.errors import IntegrityError, NotMadeYet
 from shards.atomic import Attempt
-from shards.commit import CommitRecord, FileRecord, StageLog, publish
+from shards.commit import CommitRecord, FileRecord, StageLog, Written
 from shards.layout import Layout
 from shards.seal import open_seal, write_seal
 from shards.tokens import (
@@ -63,8 +62,8 @@ def write_shard(layout: Layout, shard: int, clips: Sequence[Clip]) -> CommitReco
     ]
     with Attempt(layout.partial, "tokens") as attempt:
         arrays = write_token_tar(attempt.path("tokens.tar"), blocks)
-        place = partial(layout.token_tar, "default", shard)
-        file = publish(attempt, layout.root, "tokens.tar", place)
+        tar = Written.of(attempt, "tokens.tar")
+        file = tar.publish(layout.root, layout.token_tar("default", shard, tar.sha256))
     counts = {"clips": len(clips)}
     record = CommitRecord(STAGE, "default", shard, "f", counts, "", (file,), {"arrays": arrays})
     return StageLog(layout, STAGE, "default").commit(record)
@@ -73,8 +72,9 @@ def write_shard(layout: Layout, shard: int, clips: Sequence[Clip]) -> CommitReco
 def seal_set(layout: Layout, records: Sequence[CommitRecord]) -> None:
     with Attempt(layout.partial, "index") as attempt:
         write_index(attempt.path("index"), index_table(records))
-        index = publish(attempt, layout.root, "index", partial(layout.token_index, "default"))
-    write_seal(StageLog(layout, STAGE, "default"), records, {"index": index})
+        index = Written.of(attempt, "index")
+        file = index.publish(layout.root, layout.token_index("default", index.sha256))
+    write_seal(StageLog(layout, STAGE, "default"), records, {"index": file})
 
 
 def token_set(root: Path, shards: Sequence[Sequence[Clip]]) -> Layout:

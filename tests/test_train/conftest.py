@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from configs.schema import Config, TrainConfig
 from shards.atomic import Attempt
 from shards.codebook import Codebook
-from shards.commit import CommitRecord, StageLog, ids_sha256, publish
+from shards.commit import CommitRecord, StageLog, Written, ids_sha256
 from shards.layout import Layout
 from shards.plan import ClassName
 from shards.seal import write_seal
@@ -41,15 +40,18 @@ def write_tokens(layout: Layout, block: Block) -> None:
     log = StageLog(layout, STAGE, "default")
     with Attempt(layout.partial, "made") as attempt:
         arrays = write_token_tar(attempt.path("tokens.tar"), [block])
-        tar = publish(attempt, layout.root, "tokens.tar", partial(layout.token_tar, "default", 0))
+        tar = Written.of(attempt, "tokens.tar")
+        file = tar.publish(layout.root, layout.token_tar("default", 0, tar.sha256))
         record = log.commit(
             CommitRecord(
-                STAGE, "default", 0, "made", {}, ids_sha256(block.keys), (tar,), {"arrays": arrays}
+                STAGE, "default", 0, "made", {}, ids_sha256(block.keys), (file,), {"arrays": arrays}
             )
         )
         write_index(attempt.path("index"), index_table([record]))
-        index = publish(attempt, layout.root, "index", partial(layout.token_index, "default"))
-    write_seal(log, [record], {"index": index})
+        index = Written.of(attempt, "index")
+        place = layout.token_index("default", index.sha256)
+        shared = {"index": index.publish(layout.root, place)}
+    write_seal(log, [record], shared)
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def make_fit(tmp_path: Path) -> MakeFit:
             title="fit made",
             directory=place,
             partial=place / "partial",
-            recipe="made",
+            fingerprint="made",
             data=data,
             config=config,
             lr=config.lr,

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, the newest found, of this recipe only."""
+"""Checkpoints: whole or absent, the newest found, of this training only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs.errors import RecipeMismatch
+from configs.errors import IntegrityError
 from train import checkpoint
 from train.checkpoint import Cursor
 from train.optim import build_optimizer
@@ -33,10 +33,10 @@ class Made:
 
     def save(self, directory: Path, step: int) -> None:
         partial = directory.parent / "partial"
-        checkpoint.save(directory, partial, step, self.model, self.optimizer, CURSOR, "recipe")
+        checkpoint.save(directory, partial, step, self.model, self.optimizer, CURSOR, "stamp")
 
-    def restore(self, path: Path, recipe: str = "recipe") -> tuple[int, Cursor]:
-        return checkpoint.restore(path, self.model, self.optimizer, recipe)
+    def restore(self, path: Path, stamp: str = "stamp") -> tuple[int, Cursor]:
+        return checkpoint.restore(path, self.model, self.optimizer, stamp)
 
     def equals(self, other: Made) -> bool:
         pairs = zip(self.model.parameters(), other.model.parameters(), strict=True)
@@ -110,11 +110,11 @@ def test_a_step_is_saved_once(directory: Path) -> None:
     assert again.equals(first)
 
 
-def test_another_recipe_is_refused(directory: Path) -> None:
+def test_the_checkpoint_of_another_training_is_refused(directory: Path) -> None:
     Made(0).save(directory, 5)
     untouched, loaded = Made(4), Made(4)
-    with pytest.raises(RecipeMismatch, match="step-000005"):
-        loaded.restore(directory / "step-000005", recipe="another")
+    with pytest.raises(IntegrityError, match="step-000005"):
+        loaded.restore(directory / "step-000005", stamp="another")
     assert loaded.equals(untouched)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from configs.errors import InputError, TrainingFailed
+from configs.errors import TrainingFailed
 from configs.schema import BertModel, LinearModel, LstmModel, NeuralModel
 from train import checkpoint
 from train.data import TokenData
-from train.loop import Fit, accumulate, choose_device, prepare, read_metrics, train, uses_bf16
-from train.models import BUILDERS
+from train.loop import Fit, accumulate, prepare, train
+from train.models import build
+from train.stop import Stop
 
 MakeData = Callable[..., TokenData]
 MakeFit = Callable[..., Fit]
@@ -32,7 +32,7 @@ LINEAR = LinearModel(kind="linear", width=8)
 def built(fit: Fit, section: Any) -> nn.Module:
     prepare(fit.config)
     data = fit.data
-    return BUILDERS[section.kind](section, data.codebook.k, len(data.classes), data.longest)
+    return build(section, data.codebook.k, len(data.classes), data.longest)
 
 
 def gradient(model: nn.Module) -> torch.Tensor:
@@ -72,7 +72,7 @@ def test_every_example_is_met_once_an_epoch(
     model.register_forward_pre_hook(
         lambda module, args: met.extend(args[0][:, 0].tolist()) if module.training else None
     )
-    train(fit, model)
+    train(fit, model, Stop())
     assert fit.num_steps == -(-33 // batch_size)
     for epoch in range(3):
         assert sorted(met[11 * epoch : 11 * (epoch + 1)]) == list(range(11))
@@ -82,8 +82,8 @@ def test_every_example_is_met_once_an_epoch(
 
 def test_what_is_logged(random_data: MakeData, make_fit: MakeFit) -> None:
     fit = make_fit(random_data((10, 6, 0)), epochs=4, batch_size=4, evaluate_every_epochs=2)
-    train(fit, built(fit, LINEAR))
-    records = read_metrics(fit.metrics)
+    train(fit, built(fit, LINEAR), Stop())
+    records = fit.journal.read()
     steps = [record for record in records if "loss" in record]
     assert [record["step"] for record in steps] == [1, 10]
     assert [record["clips"] for record in steps] == [4, 4]
@@ -100,7 +100,7 @@ def test_validation_leaves_the_weights_alone(random_data: MakeData, make_fit: Ma
     for every in (1, 100):
         fit = make_fit(data, epochs=3, evaluate_every_epochs=every)
         model = built(fit, LINEAR)
-        train(fit, model)
+        train(fit, model, Stop())
         ends.append(nn.utils.parameters_to_vector(model.parameters()))
     assert torch.equal(*ends)
 
@@ -120,7 +120,7 @@ def test_a_loss_that_is_no_number_ends_training_and_keeps_the_checkpoint(
 
     model.register_forward_pre_hook(poison)
     with pytest.raises(TrainingFailed, match="step 4 gave loss nan") as caught:
-        train(fit, model)
+        train(fit, model, Stop())
     named = [clip_id for clip_id in data.ids if clip_id in str(caught.value)]
     assert len(named) == 4
     newest = checkpoint.newest(fit.checkpoints)
@@ -130,26 +130,9 @@ def test_a_loss_that_is_no_number_ends_training_and_keeps_the_checkpoint(
     ends = []
     for one in (resumed, whole):
         model = built(one, LINEAR)
-        train(one, model)
+        train(one, model, Stop())
         ends.append(nn.utils.parameters_to_vector(model.parameters()))
     assert torch.equal(*ends)
-
-
-def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    assert read_metrics(path) == []
-    path.write_text('{"step": 1}\n{"step": 10}\n{"step": 20, "lo')
-    assert read_metrics(path) == [{"step": 1}, {"step": 10}]
-
-
-def test_devices_and_precision(make_fit: MakeFit, random_data: MakeData) -> None:
-    config = make_fit(random_data((4, 0, 0))).config
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert choose_device("cpu") == cpu
-    assert (uses_bf16(config, cpu), uses_bf16(config, cuda)) == (False, True)
-    if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="use auto or cpu"):
-            choose_device("cuda")
 
 
 def test_the_initial_weights_are_those_of_the_seed(

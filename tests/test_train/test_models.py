@@ -16,10 +16,11 @@ from configs.errors import ConfigError
 from configs.schema import BertModel, LstmModel, Model
 from train.loop import prepare, train
 from train.metrics import evaluate
-from train.models import BUILDERS
+from train.models import build
 from train.models.bert import BertClassifier
 from train.models.lstm import BidirectionalLstm
 from train.predict import logits_of
+from train.stop import Stop
 
 K, NUM_CLASSES, LONGEST = 11, 5, 40
 
@@ -46,7 +47,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 def make_model(name: str, k: int = K, num_classes: int = NUM_CLASSES) -> nn.Module:
     section: Any = TypeAdapter(Model).validate_python(SECTIONS[name])
     torch.manual_seed(0)
-    return BUILDERS[section.kind](section, k, num_classes, LONGEST)
+    return build(section, k, num_classes, LONGEST)
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -98,7 +99,7 @@ def test_the_lstm_is_torchs_over_packed_sequences(layers: int) -> None:
 def test_sizes_are_the_published_ones() -> None:
     with torch.device("meta"):
         bert = BertClassifier(BertModel(kind="bert"), k=1024, num_classes=527)
-        lstm = BUILDERS["lstm"](LstmModel(kind="lstm"), 500, 543, LONGEST)
+        lstm = build(LstmModel(kind="lstm"), 500, 543, LONGEST)
     assert num_parameters(bert.encoder) == pytest.approx(86.6e6, abs=0.1e6)
     assert num_parameters(lstm) == pytest.approx(3.84e6, abs=0.005e6)
 
@@ -128,8 +129,8 @@ def test_every_token_id_is_ordinary(name: str) -> None:
 def test_a_clip_too_long_for_bert_is_an_error_with_a_cure() -> None:
     section = BertModel.model_validate({**SMALL_BERT, "max_positions": 40})
     with pytest.raises(ConfigError, match="max_positions=41 or more"):
-        BUILDERS["bert"](section, K, NUM_CLASSES, 40)
-    model = BUILDERS["bert"](section, K, NUM_CLASSES, 39)
+        build(section, K, NUM_CLASSES, 40)
+    model = build(section, K, NUM_CLASSES, 39)
     assert model(torch.zeros(1, 39, dtype=torch.int64), torch.tensor([39])).isfinite().all()
 
 
@@ -144,6 +145,6 @@ def test_it_learns_a_few_clips_by_heart(
     fit = make_fit(data, epochs=100, batch_size=24, lr=0.02, weight_decay=0.0)
     prepare(fit.config)
     model = make_model(name, num_classes=3)
-    train(fit, model)
+    train(fit, model, Stop())
     logits_NC = logits_of(model, data, fit.rows, 24, fit.device)
     assert evaluate(logits_NC, data.targets(fit.rows), data.task)["map"] > 0.98

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from configs.schema import BertModel, LstmModel, TrainConfig
-from train.models import BUILDERS
+from train.models import build
 from train.optim import build_optimizer, learning_rate
 
 SECTIONS = [
@@ -20,7 +20,7 @@ SECTIONS = [
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.kind)
 def test_only_weight_matrices_decay(section: BertModel | LstmModel) -> None:
-    model = BUILDERS[section.kind](section, 6, 3, 9)
+    model = build(section, 6, 3, 9)
     decay, keep = build_optimizer(model, 1e-3, 0.05).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decaying = {names[id(parameter)] for parameter in decay["params"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +22,12 @@ from configs.load import dump_config
 from configs.schema import BertModel, Config, LinearModel, LstmModel
 from shards.commit import StageLog
 from shards.layout import Layout
-from train import checkpoint, fit
-from train.data import TokenData
-from train.loop import Fit, prepare, read_metrics, train
-from train.models import BUILDERS
+from train import checkpoint, fit, loop
+from train.data import TokenData, open_data
+from train.journal import Journal
+from train.loop import Fit, prepare, train
+from train.models import build
+from train.stop import Stop
 
 MakeData = Callable[..., TokenData]
 MakeFit = Callable[..., Fit]
@@ -41,7 +44,7 @@ def run(one: Fit, section: Any, at_step: int | None = None, act: Any = None) -> 
     """Train to the end, doing something in the middle of one step; returns the weights."""
     prepare(one.config)
     data = one.data
-    model = BUILDERS[section.kind](section, data.codebook.k, len(data.classes), data.longest)
+    model = build(section, data.codebook.k, len(data.classes), data.longest)
     per_step = -(-one.config.batch_size // one.config.forward_size)
     forwards = iter(range(1, 10_000))
 
@@ -50,7 +53,7 @@ def run(one: Fit, section: Any, at_step: int | None = None, act: Any = None) -> 
             act()
 
     model.register_forward_pre_hook(hook)
-    train(one, model)
+    train(one, model, Stop())
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
@@ -76,7 +79,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_weights(
         again = make_fit(data, directory=place, **settings)
         assert checkpoint.newest(again.checkpoints) == again.checkpoints / f"step-{stop:06d}"
         assert torch.equal(run(again, section), whole)
-        steps = [(r["step"], "loss" in r) for r in read_metrics(again.metrics)]
+        steps = [(r["step"], "loss" in r) for r in again.journal.read()]
         assert steps == [(1, True), (3, False), (5, False), (7, True), (7, False)]
 
 
@@ -93,7 +96,7 @@ def test_a_run_killed_anywhere_goes_on_from_its_checkpoint(
     again = make_fit(data, directory="died", **settings)
     assert torch.equal(run(again, SECTIONS[2]), whole)
     untimed = [
-        [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(one.metrics)]
+        [{k: v for k, v in r.items() if k != "seconds"} for r in one.journal.read()]
         for one in (again, undisturbed)
     ]
     assert untimed[0] == untimed[1]
@@ -109,6 +112,105 @@ def test_a_signal_in_the_last_step_lets_it_end(random_data: MakeData, make_fit: 
     one = make_fit(random_data((8, 0, 0)), epochs=1, micro_batch_size=2)
     run(one, SECTIONS[2], 2, terminate)
     assert checkpoint.newest(one.checkpoints) == one.checkpoints / "step-000002"
+
+
+def test_a_signal_in_the_last_step_stops_the_next_model(
+    copy_run: CopyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"kind": "linear", "width": 8, "epochs": 1}
+    config = copy_run(models={"one": small, "two": small}, model=("one", "two"))
+    last = -(-len(open_data(Layout(config.run), "default", config.split, None).rows("train")) // 16)
+
+    def step_and_stop(*args: Any) -> Any:
+        if args[-1] == last - 1:
+            terminate()
+        return step(*args)
+
+    step = loop._step
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", step_and_stop)
+        with pytest.raises(Preempted, match="stopped before fit two; run again"):
+            fit.run(config)
+    layout = Layout(config.run)
+    assert StageLog(layout, "fit", "one").record(0)
+    assert not layout.model("two").exists()
+    assert fit.run(config) == 0
+    assert StageLog(layout, "fit", "two").record(0)
+
+
+def test_the_checkpoint_is_there_before_a_validation_that_dies(
+    random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the record of that validation is made up for, once."""
+    data = random_data((8, 4, 0))
+    settings = {"epochs": 3, "checkpoint_every_steps": 2}
+    whole = make_fit(data, **settings)
+    run(whole, SECTIONS[2])
+    usual = loop._validate
+    for died in (2, 4, 6):
+        place = f"died{died}"
+
+        def validate(one: Fit, model: nn.Module, done: int, died: int = died) -> None:
+            if done == died:
+                die()
+            usual(one, model, done)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "_validate", validate)
+            with pytest.raises(ZeroDivisionError):
+                run(make_fit(data, directory=place, **settings), SECTIONS[2])
+        again = make_fit(data, directory=place, **settings)
+        assert checkpoint.newest(again.checkpoints) == again.checkpoints / f"step-{died:06d}"
+        run(again, SECTIONS[2])
+        valid = [[r for r in one.journal.read() if "valid_map" in r] for one in (whole, again)]
+        assert valid[0] == valid[1]
+        assert len(valid[0]) == 3
+
+
+def stop_in_the_first_step(config: Config) -> None:
+    def log_and_stop(*args: Any) -> None:
+        terminate()
+        log(*args)
+
+    log = loop._log
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_log", log_and_stop)
+        with pytest.raises(Preempted, match="saved step 1 of"):
+            fit.run(config)
+
+
+def test_a_signal_while_a_step_is_saved_stops_after_the_next(
+    random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said to be saved is saved."""
+
+    def save_and_stop(*args: Any) -> None:
+        save(*args)
+        terminate()
+
+    save = checkpoint.save
+    one = make_fit(random_data((20, 0, 0)), checkpoint_every_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(Preempted, match="saved step 3 of 10"):
+            run(one, SECTIONS[2])
+    assert checkpoint.newest(one.checkpoints) == one.checkpoints / "step-000003"
+
+
+def test_other_settings_in_the_middle_are_refused_by_name(copy_run: CopyRun) -> None:
+    config = long_job(copy_run)
+    checkpoints = Layout(config.run).model("long") / "checkpoints"
+    recipe = StageLog(Layout(config.run), "fit", "long").directory / "recipe.json"
+
+    stop_in_the_first_step(config)
+    bound = recipe.read_bytes()
+    other = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": 8})})
+    with pytest.raises(RecipeMismatch, match=r"batch_size: 16 there, 8 now(.|\n)*remove .*chec"):
+        fit.run(other)
+    assert recipe.read_bytes() == bound
+    shutil.rmtree(checkpoints)
+    stop_in_the_first_step(other)
+    assert recipe.read_bytes() != bound
 
 
 def long_job(copy_run: CopyRun) -> Config:
@@ -129,7 +231,7 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(
     command = [sys.executable, "-m", "train", "fit", str(file)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline_s = time.monotonic() + 60
-    while not read_metrics(directory / "metrics.jsonl"):
+    while not Journal(directory / "metrics.jsonl", directory).read():
         assert time.monotonic() < deadline_s
         assert process.poll() is None, "it died, or ended before the test was quick enough"
         time.sleep(0.01)
@@ -140,7 +242,7 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(
     assert newest is not None
     saved = json.loads((newest / "state.json").read_text())["step"]
     assert f"saved step {saved} of" in errors
-    logged = [record["step"] for record in read_metrics(directory / "metrics.jsonl")]
+    logged = [record["step"] for record in Journal(directory / "metrics.jsonl", directory).read()]
     assert max(logged) <= saved < max(logged) + 10
     assert fit.run(config) == 0
     assert fit.run(whole) == 0

@@ -34,10 +34,9 @@ import pyarrow as pa
 import yaml
 
 from pipeline.synth import write_set
-from shards.index import QUARANTINED, read_shard_index
+from shards.index import QUARANTINED, open_shards, read_index
 from shards.layout import Layout
 from shards.plan import load as load_plan
-from shards.seal import open_seal
 from shards.verify import verify
 from tests.broken import corpus
 from tests.commands import ROOT, partial_files
@@ -182,8 +181,7 @@ def kills(directory: Path, *, count: int = 1000, seed: int = 1) -> Report:
 
 def _index(layout: Layout) -> pa.Table:
     """The index of a sealed run, all shards."""
-    records = open_seal(layout, "shard", "default").records
-    return pa.concat_tables([read_shard_index(layout, record) for record in records])
+    return read_index(layout, open_shards(layout).records)
 
 
 def _committed(run: Path) -> dict[str, int]:

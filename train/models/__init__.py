@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from configs.schema import Model
 from train.models.bert import build_bert
 from train.models.linear import build_linear
 from train.models.lstm import build_lstm
@@ -21,3 +22,8 @@ BUILDERS: dict[str, Callable[[Any, int, int, int], nn.Module]] = {
     "linear": build_linear,
     "lstm": build_lstm,
 }
+
+
+def build(model: Model, k: int, num_classes: int, longest: int) -> nn.Module:
+    """The untrained module of a neural model's config section."""
+    return BUILDERS[model.kind](model, k, num_classes, longest)

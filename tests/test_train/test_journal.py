@@ -1,0 +1,24 @@
+"""The log of a training: what a kill cut short, and what a resumed training takes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from train.journal import Journal
+
+
+def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    log = Journal(tmp_path / "metrics.jsonl", tmp_path / "partial")
+    assert log.read() == []
+    log.path.write_text('{"step": 1}\n[2]\n{"other": 3}\n{"step": 10}\n{"step": 20, "lo')
+    assert log.read() == [{"step": 1}, {"step": 10}]
+
+
+def test_later_steps_are_taken_back(tmp_path: Path) -> None:
+    log = Journal(tmp_path / "model" / "metrics.jsonl", tmp_path / "partial")
+    for step in (1, 10, 20):
+        log.append({"step": step, "loss": 0.5})
+    log.keep_until(10)
+    assert [record["step"] for record in log.read()] == [1, 10]
+    log.keep_until(0)
+    assert log.path.read_text() == ""

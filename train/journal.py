@@ -1,0 +1,40 @@
+"""metrics.jsonl: what a training logged, one JSON line a record, each with its step.
+
+A line that a kill cut short is left out; a resumed training drops what the killed one logged
+after its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.atomic import write_whole
+from shards.events import read_lines
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The log of one training; `partial` is where it is written anew before it appears."""
+
+    path: Path
+    partial: Path
+
+    def append(self, record: Record) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read(self) -> list[Record]:
+        """All records, in the order in which they were logged."""
+        return [line for line in read_lines(self.path) if isinstance(line.get("step"), int)]
+
+    def keep_until(self, step: int) -> None:
+        """Drop the records of later steps."""
+        kept = [record for record in self.read() if record["step"] <= step]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_whole(self.partial, self.path, text.encode())
