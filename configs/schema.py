@@ -48,9 +48,13 @@ class SplitConfig(Section):
     folds: tuple[PositiveInt, ...] = ()
 
     @model_validator(mode="after")
-    def _leaves_training_clips(self) -> Self:
+    def _cuts_make_sense(self) -> Self:
+        if self.rule in ("source", "first_letter"):
+            return self
         if self.valid_share + self.test_share >= 1:
             raise ValueError("valid_share and test_share leave nothing to train on")
+        if self.folds:
+            raise ValueError(f"folds and rule {self.rule} both say what tests: leave one out")
         return self
 
 

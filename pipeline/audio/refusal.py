@@ -19,6 +19,7 @@ REASONS = {
     "silent": "all samples below audio.min_peak",
     "constant": "every sample has the same value",
     "too_short": "shorter than one analysis window",
+    "decoder_error": "an error that the decoding code did not foresee: report it, with the file",
     "decoder_crashed": "the decoder crashed on it, twice",
     "decoder_hung": "the decoder did not come to an end, twice",
     "decoder_memory": "the decoder asked for more memory than it may have",

@@ -14,27 +14,24 @@ import atexit
 import json
 import mmap
 import os
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from configs.errors import DecoderLost
 from configs.frames import FramesConfig
 from configs.schema import AudioConfig
-from pipeline.audio.clip import Clip, ClipFacts, FramesTM, make_clip
-from pipeline.audio.decode import AudioFile, declared_seconds
+from pipeline.audio.clip import Clip, ClipFacts, FramesTM
 from pipeline.audio.limits import Window
 from pipeline.audio.refusal import ClipRefused
 
@@ -60,7 +57,7 @@ OWN_DEATHS = {  # by exit status: what the clip itself can do to a child
     OUT_OF_MEMORY: ("decoder_memory", f"over {ADDRESS_SPACE_BYTES // MIB} MiB"),
 }
 ROOT = Path(__file__).parents[2]
-CHILD = (sys.executable, "-P", "-m", "pipeline.audio.sandbox")
+CHILD = (sys.executable, "-P", "-m", "pipeline.audio.sandboxed")
 CHILD_ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
     "OPENBLAS_NUM_THREADS": "1",
@@ -82,8 +79,8 @@ class Sandbox:
 
     def __init__(self, command: Sequence[str] = CHILD) -> None:
         self._command = command
-        self._request = _SharedMemory(MAX_FILE_BYTES)
-        self._reply = _SharedMemory(REPLY_BYTES)
+        self._request = SharedMemory(MAX_FILE_BYTES)
+        self._reply = SharedMemory(REPLY_BYTES)
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -194,7 +191,7 @@ class Given:
     total_bytes: int | None = None
 
 
-class _SharedMemory:
+class SharedMemory:
     """Anonymous memory that a child process can map, too; pages are taken when written."""
 
     def __init__(self, num_bytes: int, fd: int | None = None) -> None:
@@ -219,19 +216,10 @@ def _result(reply: dict[str, Any]) -> dict[str, Any]:
     return reply
 
 
-FRAMES: TypeAdapter[FramesConfig] = TypeAdapter(FramesConfig)
-
-
 @lru_cache(maxsize=1)
 def _config_json(audio: AudioConfig, frames: FramesConfig) -> str:
     """The two sections as text: the same for every clip of a task, on both sides."""
     return json.dumps([audio.model_dump(mode="json"), frames.model_dump(mode="json")])
-
-
-@lru_cache(maxsize=1)
-def _config_of(text: str) -> tuple[AudioConfig, FramesConfig]:
-    audio, frames = json.loads(text)
-    return AudioConfig.model_validate(audio), FRAMES.validate_python(frames)
 
 
 _own: list[Sandbox] = []
@@ -243,87 +231,3 @@ def own_sandbox() -> Sandbox:
         _own.append(Sandbox())
         atexit.register(_own[0].close)
     return _own[0]
-
-
-# --- the child -----------------------------------------------------------------------------------
-
-
-def serve(requests: IO[bytes], replies: IO[bytes], given: mmap.mmap, made: mmap.mmap) -> None:
-    """Answer requests until the parent is gone."""
-    answers: dict[str, Callable[[dict[str, Any], AudioFile, mmap.mmap], dict[str, Any]]] = {
-        "clip": _answer_clip,
-        "seconds": _answer_seconds,
-    }
-    for line in requests:
-        request = json.loads(line)
-        limit_time()
-        where = Given(**request["given"])
-        try:
-            file = AudioFile(given[: where.num_bytes], where.path, where.total_bytes)
-            reply = answers[request["what"]](request, file, made)
-        except ClipRefused as refusal:
-            reply = {"reason": refusal.reason, "detail": refusal.detail}
-        except MemoryError:  # it may be what earlier clips left: a new child tries again
-            sys.exit(OUT_OF_MEMORY)
-        except Exception as error:  # whatever a library makes of hostile bytes
-            reply = {"reason": "unreadable", "detail": type(error).__name__}
-        signal.alarm(0)
-        replies.write(json.dumps(reply).encode() + b"\n")
-        replies.flush()
-
-
-def _answer_clip(request: dict[str, Any], file: AudioFile, made: mmap.mmap) -> dict[str, Any]:
-    audio, frames = _config_of(request["config"])
-    clip = make_clip(file, Window(**request["window"]), audio, frames)
-    num_bytes = clip.frames_TM.nbytes
-    np.ndarray(clip.frames_TM.shape, np.float16, made)[:] = clip.frames_TM
-    made[num_bytes : num_bytes + len(clip.flac)] = clip.flac
-    return {
-        "frames_shape": clip.frames_TM.shape,
-        "flac_bytes": len(clip.flac),
-        "facts": asdict(clip.facts),
-    }
-
-
-def _answer_seconds(_: dict[str, Any], file: AudioFile, __: mmap.mmap) -> dict[str, Any]:
-    return {"seconds": declared_seconds(file)}
-
-
-def limit_time() -> None:
-    """Let the kernel end this process if the clip that comes takes too long."""
-    used_s = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, int(used_s.ru_utime + used_s.ru_stime) + 1 + CLIP_CPU_S)
-    signal.alarm(CLIP_WALL_S)
-
-
-def limit_memory() -> None:
-    """No more address space than a clip may need, and no core files: not even piped to a crash
-    reporter, for which Linux takes a limit of 1 as the sign."""
-    _limit(resource.RLIMIT_CORE, 1)
-    if sys.platform == "linux":  # elsewhere the limit is not honoured
-        _limit(resource.RLIMIT_AS, ADDRESS_SPACE_BYTES)
-
-
-def _limit(what: int, most: int) -> None:
-    """Set a soft limit, as far as the hard limit that a batch system may have set lets us."""
-    _, hard = resource.getrlimit(what)
-    resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-
-
-def main() -> None:
-    """The child's whole life."""
-    given, made = (
-        _SharedMemory(num_bytes, int(fd)).map
-        for num_bytes, fd in zip((MAX_FILE_BYTES, REPLY_BYTES), sys.argv[1:], strict=True)
-    )
-    for limit in (signal.SIGALRM, signal.SIGXCPU):  # a parent that ignores them hands that down
-        signal.signal(limit, signal.SIG_DFL)
-    limit_memory()
-    with os.fdopen(os.dup(1), "wb") as replies, Path(os.devnull).open("wb") as nowhere:
-        for stream in (1, 2):  # C libraries write to them what belongs into a refusal
-            os.dup2(nowhere.fileno(), stream)
-        serve(sys.stdin.buffer, replies, given, made)
-
-
-if __name__ == "__main__":
-    main()

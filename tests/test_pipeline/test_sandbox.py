@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ EVIL = b"evil" + bytes(100)
 CHILD = """
 import ctypes, os, signal, sys, time
 sys.path.insert(0, {root!r})
-from pipeline.audio import sandbox
+from pipeline.audio import sandboxed
 
 def segfault(): ctypes.string_at(8)
 def abort(): os.abort()
@@ -43,24 +44,25 @@ def eat():
     while True: blocks.append(bytearray(1 << 24))
 def killed(): os.kill(os.getpid(), signal.SIGKILL)
 def slow(): time.sleep(1.0)
+def fault(): sandboxed.AudioFile(7).format
 def chatter(): os.write(1, b"from a C library\\n")
 def late():
     time.sleep(0.9)
 
-real = sandbox.make_clip
+real = sandboxed.make_clip
 def make_clip(file, *rest):
     with open({log!r}, "a") as log:
         log.write(f"{{os.getpid()}}\\n")
     if file.data[:4] == b"evil":
         {deed}()
-        file = sandbox.AudioFile(open({good!r}, "rb").read())
+        file = sandboxed.AudioFile(open({good!r}, "rb").read())
     return real(file, *rest)
 
-sandbox.make_clip = make_clip
-sandbox.CLIP_CPU_S, sandbox.CLIP_WALL_S = {cpu_s}, {wall_s}
-sandbox.ADDRESS_SPACE_BYTES = 1 << 30
+sandboxed.make_clip = make_clip
+sandboxed.CLIP_CPU_S, sandboxed.CLIP_WALL_S = {cpu_s}, {wall_s}
+sandboxed.ADDRESS_SPACE_BYTES = 1 << 30
 {prologue}
-sandbox.main()
+sandboxed.main()
 """
 
 
@@ -253,6 +255,16 @@ def test_limits_hold_where_the_parent_ignores_their_signals(workshop: Workshop) 
 def test_a_limit_that_a_batch_system_has_set_is_kept(workshop: Workshop, limit: str) -> None:
     prologue = f"import resource; resource.setrlimit(resource.{limit})"
     assert ask(workshop.sandbox("slow", prologue=prologue), GOOD).facts.num_samples == 22_050
+
+
+def test_a_fault_of_ours_costs_one_clip_and_says_where_it_is(workshop: Workshop) -> None:
+    sandbox = workshop.sandbox("fault")
+    with pytest.raises(ClipRefused) as caught:
+        ask(sandbox, EVIL)
+    assert caught.value.reason == "decoder_error"
+    assert re.fullmatch(r"\w+Error in \w+\.py, line \d+", caught.value.detail)
+    assert ask(sandbox, GOOD).facts.num_samples
+    assert len(set(workshop.tries())) == 1
 
 
 def test_what_a_library_prints_is_no_answer(workshop: Workshop) -> None:

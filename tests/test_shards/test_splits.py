@@ -239,4 +239,11 @@ def test_a_group_in_two_folds_is_fatal() -> None:
 
 def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
     with pytest.raises(ValueError, match="nothing to train on"):
-        SplitConfig(test_share=0.6, valid_share=0.4)
+        SplitConfig(rule="hash", test_share=0.6, valid_share=0.4)
+    assert SplitConfig(valid_share=0.95), "the rule source does not look at test_share"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_folds_and_a_rule_that_cuts_are_refused(rule: str) -> None:
+    with pytest.raises(ValueError, match=f"folds and rule {rule} both say what tests"):
+        SplitConfig.model_validate({"rule": rule, "folds": (1, 2)})
