@@ -59,10 +59,14 @@ def _opened(
     source: Source, demuxer: str
 ) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
     try:
-        with av.open(source, "r", format=demuxer, options=OPTIONS) as container:
+        with av.open(
+            source, "r", format=demuxer, options=OPTIONS, metadata_errors="replace"
+        ) as container:
             if not container.streams.audio:
                 raise ClipRefused("no_samples", "no audio stream")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise ClipRefused("unreadable", "a codec that FFmpeg does not know")
             stream.codec_context.thread_count = 1
             if not stream.rate or not stream.channels:
                 raise ClipRefused("unreadable", "no sample rate or no channels")

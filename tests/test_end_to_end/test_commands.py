@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -110,4 +111,8 @@ def files_on_disk() -> set[Path]:
         text=True,
         check=True,
     ).stdout.split()
-    return {Path(name) for name in listed if not name.endswith("__init__.py")}
+    return {Path(name) for name in listed if not is_only_a_docstring(ROOT / name)}
+
+
+def is_only_a_docstring(path: Path) -> bool:
+    return path.name == "__init__.py" and len(ast.parse(path.read_text()).body) <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,9 +91,54 @@ def test_details_are_for_people_and_the_same_everywhere(
         assert details[0]
 
 
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """A file with a few bytes flipped, overwritten, cut out, put in or cut off."""
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 2, 8, 40))):
+        at = rng.randrange(min(len(changed), rng.choice((64, 512, 1 << 30))))
+        deed = rng.randrange(5)
+        if deed == 0:
+            changed[at] ^= 1 << rng.randrange(8)
+        elif deed == 1:
+            changed[at : at + 4] = rng.choice((rng.randbytes(4), b"\xff" * 4))
+        elif deed == 2:
+            del changed[at : at + rng.randrange(1, 2000)]
+        elif deed == 3:
+            changed[at:at] = rng.randbytes(rng.randrange(1, 50))
+        else:
+            del changed[at + 1 :]
+        changed = changed or bytearray(b"x")
+    return bytes(changed)
+
+
+@pytest.mark.slow
+def test_no_damage_meets_an_error_that_nobody_foresaw(
+    whole_files: dict[str, bytes], sandbox: Sandbox
+) -> None:
+    rng, kinds = random.Random(6), sorted(whole_files)
+    for number in range(3_000):
+        kind = kinds[number % len(kinds)]
+        data = mutated(whole_files[kind], rng)
+        answer = ask(sandbox, data)
+        if isinstance(answer, ClipRefused):
+            assert not answer.reason.startswith("decoder_"), f"{kind} {number}: {answer}"
+
+
+@pytest.mark.parametrize("kind", ["m4a", "webm"])
+def test_tags_that_are_no_utf8_cost_nothing(
+    kind: str, whole_files: dict[str, bytes], sandbox: Sandbox
+) -> None:
+    data = whole_files[kind]
+    latin = data.replace(b"Lavf", b"La\xe9f")
+    assert latin != data
+    answers = [ask(sandbox, each) for each in (data, latin)]
+    assert all(isinstance(answer, Clip) for answer in answers)
+    assert answers[0].frames_TM.tobytes() == answers[1].frames_TM.tobytes()
+
+
 def test_every_reason_that_decoding_can_give_has_its_files(broken_files: list[Broken]) -> None:
     of_reading = {"missing", "not_a_file", "no_permission", "too_large"}
-    of_the_child = {"decoder_crashed", "decoder_hung", "decoder_memory"}
+    of_the_child = {"decoder_error", "decoder_crashed", "decoder_hung", "decoder_memory"}
     given = set()
     for broken in broken_files:
         given |= {broken.reason} if isinstance(broken.reason, str) else set(broken.reason)
