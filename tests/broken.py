@@ -52,6 +52,9 @@ def encoded(
     return buffer.getvalue()
 
 
+ID3V2 = b"ID3\x04\0\0\0\0\x27\x10" + bytes(0x27 << 7 | 0x10)  # a tag of 5 kB, of zeros
+
+
 def muxed(container: str, codec: str, rate_hz: int = RATE_HZ, **options: str) -> bytes:
     """One second through one of FFmpeg's encoders."""
     buffer = io.BytesIO()

@@ -1,7 +1,8 @@
-"""What the pipeline's tests share: one tokenised run, its frames, and real audio if it is here."""
+"""What the pipeline's tests share: made runs, one with spoiled clips, and real audio."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from shards.frames import read_shard_frames
 from shards.index import open_shards
 from shards.layout import Layout
 from tests.conftest import tiny_tree
+from tests.spoiled import config_of, plant
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -53,3 +55,18 @@ def _shared(name: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} is not on this machine")
     return path
+
+
+@pytest.fixture(scope="module")
+def spoiled(made_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A copy of the made clips with broken files, and their reasons."""
+    clips = tmp_path_factory.mktemp("spoiled") / "clips"
+    shutil.copytree(made_clips, clips)
+    return clips, plant(clips)
+
+
+@pytest.fixture(scope="module")
+def spoiled_run(spoiled: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = config_of(spoiled[0], tmp_path_factory.mktemp("run") / "run")
+    assert run_verb(config, "shard") == 3
+    return config
