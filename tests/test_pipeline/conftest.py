@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from shards.index import open_shards
 from shards.layout import Layout
 from tests.conftest import tiny_tree
 from tests.spoiled import config_of, plant
+from tests.workshop import Workshop
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -70,3 +72,11 @@ def spoiled_run(spoiled: tuple[Path, dict], tmp_path_factory: pytest.TempPathFac
     config = config_of(spoiled[0], tmp_path_factory.mktemp("run") / "run")
     assert run_verb(config, "shard") == 3
     return config
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Iterator[Workshop]:
+    workshop = Workshop(tmp_path)
+    yield workshop
+    for sandbox in workshop.made:
+        sandbox.close()

@@ -3,134 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from configs.errors import DecoderLost
-from configs.frames import MelFrames
-from configs.schema import AudioConfig
-from pipeline.audio.clip import Clip
-from pipeline.audio.limits import Window
 from pipeline.audio.refusal import ClipRefused
-from pipeline.audio.sandbox import MAX_KILLS, ROOT, Given, Sandbox
+from pipeline.audio.sandbox import MAX_KILLS, ROOT, Sandbox
 from tests.broken import encoded, samples
-
-GOOD = encoded("WAV", "PCM_16")
-EVIL = b"evil" + bytes(100)
-
-# A child whose decoder does something else to files that begin with `evil`, and has small limits.
-CHILD = """
-import ctypes, os, signal, sys, time
-sys.path.insert(0, {root!r})
-from pipeline.audio import sandboxed
-
-def segfault(): ctypes.string_at(8)
-def abort(): os.abort()
-def burn():
-    while True: pass
-def sleep():
-    while True: time.sleep(9)
-def eat():
-    blocks = []
-    while True: blocks.append(bytearray(1 << 24))
-def killed(): os.kill(os.getpid(), signal.SIGKILL)
-def slow(): time.sleep(1.0)
-def fault(): sandboxed.AudioFile(7).format
-def chatter(): os.write(1, b"from a C library\\n")
-def late():
-    time.sleep(0.9)
-
-real = sandboxed.make_clip
-def make_clip(file, *rest):
-    with open({log!r}, "a") as log:
-        log.write(f"{{os.getpid()}}\\n")
-    if file.data[:4] == b"evil":
-        {deed}()
-        file = sandboxed.AudioFile(open({good!r}, "rb").read())
-    return real(file, *rest)
-
-sandboxed.make_clip = make_clip
-sandboxed.CLIP_CPU_S, sandboxed.CLIP_WALL_S = {cpu_s}, {wall_s}
-sandboxed.ADDRESS_SPACE_BYTES = 1 << 30
-{prologue}
-sandboxed.main()
-"""
-
-
-class Workshop:
-    """Makes sandboxes whose children do a deed, and knows which children tried a clip."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.log = directory / "log"
-        self.made: list[Sandbox] = []
-
-    def sandbox(self, deed: str, cpu_s: int = 20, wall_s: int = 20, prologue: str = "") -> Sandbox:
-        self.made.append(Sandbox(self.command(deed, cpu_s, wall_s, prologue)))
-        return self.made[-1]
-
-    def command(
-        self, deed: str, cpu_s: int = 20, wall_s: int = 20, prologue: str = ""
-    ) -> list[str]:
-        (self.directory / "good.wav").write_bytes(GOOD)
-        script = self.directory / "child.py"
-        text = CHILD.format(
-            root=str(ROOT),
-            log=str(self.log),
-            good=str(self.directory / "good.wav"),
-            deed=deed,
-            cpu_s=cpu_s,
-            wall_s=wall_s,
-            prologue=prologue,
-        )
-        script.write_text(text)
-        return [sys.executable, str(script)]
-
-    def tries(self) -> list[int]:
-        return [int(line) for line in self.log.read_text().split()]
-
-
-@pytest.fixture
-def workshop(tmp_path: Path) -> Iterator[Workshop]:
-    workshop = Workshop(tmp_path)
-    yield workshop
-    for sandbox in workshop.made:
-        sandbox.close()
-
-
-def ask(sandbox: Sandbox, data: bytes) -> Clip:
-    sandbox.buffer[: len(data)] = data
-    return sandbox.clip(Given(len(data)), Window(), AudioConfig(), MelFrames())
-
-
-def pid_of(sandbox: Sandbox) -> int:
-    assert sandbox.pid is not None
-    return sandbox.pid
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
+from tests.workshop import EVIL, GOOD, Workshop, ask, is_alive, pid_of, wait_until
 
 # --- deaths --------------------------------------------------------------------------------------
 
@@ -219,76 +104,6 @@ def test_an_exception_in_the_parent_leaves_no_answer_for_the_next_clip(workshop:
         signal.signal(signal.SIGUSR1, before)
     short = encoded("WAV", "PCM_16", samples()[:4_410])
     assert ask(sandbox, short).facts.num_samples == 4_410
-
-
-# --- limits --------------------------------------------------------------------------------------
-
-
-def test_time_is_counted_anew_for_each_clip(workshop: Workshop) -> None:
-    sandbox = workshop.sandbox("late", wall_s=2)
-    for _ in range(3):
-        ask(sandbox, EVIL)
-    assert len(set(workshop.tries())) == 1
-
-
-def test_an_idle_child_is_not_ended_by_its_own_alarm(workshop: Workshop) -> None:
-    sandbox = workshop.sandbox("slow", wall_s=1)
-    ask(sandbox, GOOD)
-    pid = pid_of(sandbox)
-    time.sleep(1.5)
-    assert is_alive(pid)
-    ask(sandbox, GOOD)
-    assert workshop.tries() == [pid, pid]
-
-
-def test_limits_hold_where_the_parent_ignores_their_signals(workshop: Workshop) -> None:
-    """`nohup` and batch systems leave signals ignored, and that is handed down."""
-    ignored = "import signal; signal.signal(signal.SIGALRM, signal.SIG_IGN)"
-    sandbox = workshop.sandbox("sleep", wall_s=1, prologue=ignored)
-    with pytest.raises(ClipRefused, match="decoder_hung"):
-        ask(sandbox, EVIL)
-
-
-@pytest.mark.parametrize(
-    "limit", ["RLIMIT_CPU, (3000, 3000)", "RLIMIT_AS, (1000 << 20, 1000 << 20)"]
-)
-def test_a_limit_that_a_batch_system_has_set_is_kept(workshop: Workshop, limit: str) -> None:
-    prologue = f"import resource; resource.setrlimit(resource.{limit})"
-    assert ask(workshop.sandbox("slow", prologue=prologue), GOOD).facts.num_samples == 22_050
-
-
-def test_a_fault_of_ours_costs_one_clip_and_says_where_it_is(workshop: Workshop) -> None:
-    sandbox = workshop.sandbox("fault")
-    with pytest.raises(ClipRefused) as caught:
-        ask(sandbox, EVIL)
-    assert caught.value.reason == "decoder_error"
-    assert re.fullmatch(r"\w+Error in \w+\.py, line \d+", caught.value.detail)
-    assert ask(sandbox, GOOD).facts.num_samples
-    assert len(set(workshop.tries())) == 1
-
-
-def test_what_a_library_prints_is_no_answer(workshop: Workshop) -> None:
-    assert ask(workshop.sandbox("chatter"), EVIL).facts.num_samples == 22_050
-
-
-def test_the_child_makes_no_core_files(workshop: Workshop) -> None:
-    sandbox = workshop.sandbox("slow")
-    ask(sandbox, GOOD)
-    limits = Path(f"/proc/{pid_of(sandbox)}/limits").read_text()
-    (core,) = [line.split() for line in limits.splitlines() if line.startswith("Max core")]
-    assert core[4] in ("0", "1")
-    (space,) = [line.split() for line in limits.splitlines() if line.startswith("Max address")]
-    assert space[3] == str(1 << 30)
-
-
-def test_nothing_listens(workshop: Workshop) -> None:
-    sandbox = workshop.sandbox("slow")
-    ask(sandbox, GOOD)
-    links = [str(link.readlink()) for link in Path(f"/proc/{pid_of(sandbox)}/fd").iterdir()]
-    assert any("memfd:clip" in link for link in links)
-    assert not [link for link in links if link.startswith("socket:")]
-    with socket.socket() as here:  # the check sees sockets where there are some
-        assert str(Path(f"/proc/self/fd/{here.fileno()}").readlink()).startswith("socket:")
 
 
 # --- lives ---------------------------------------------------------------------------------------
