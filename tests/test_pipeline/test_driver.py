@@ -1,0 +1,86 @@
+"""Around a stage's shards: what is waited for, what fails, and what the message says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from configs.errors import DecoderLost, IntegrityError, StageFailed
+from pipeline.driver import run_shards
+from shards.commit import CommitRecord, StageLog
+from shards.layout import Layout
+
+
+@dataclass(frozen=True)
+class Task:
+    shard: int
+
+    @property
+    def label(self) -> str:
+        return f"shard {self.shard:06d}"
+
+
+def inline() -> None:
+    return None
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> StageLog:
+    return StageLog(Layout(tmp_path), "shard", "default")
+
+
+def committing(log: StageLog, stamp: str = "f", fails: tuple[int, ...] = ()) -> Callable:
+    def make(task: Task) -> CommitRecord:
+        if task.shard in fails:
+            error = OSError(5, "Input/output error", "disk")
+            error.add_note("clip abc")
+            raise error
+        return log.commit(CommitRecord("shard", "default", task.shard, stamp, {"clips": 2}, "", ()))
+
+    return make
+
+
+def test_only_what_has_no_record_is_made(log: StageLog, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = [Task(shard) for shard in range(4)]
+    committing(log)(tasks[2])
+    made: list[int] = []
+
+    def make(task: Task) -> CommitRecord:
+        made.append(task.shard)
+        return committing(log)(task)
+
+    records = run_shards(inline, log, make, tasks, "f")
+    assert [record.shard for record in records] == [0, 1, 2, 3]
+    assert made == [0, 1, 3]
+    assert "1 of 4 shards are committed, going on" in capsys.readouterr().out
+    assert run_shards(inline, log, make, tasks, "f") == records
+    assert made == [0, 1, 3]
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_failure_names_shard_and_clip_and_the_others_are_committed(log: StageLog) -> None:
+    tasks = [Task(shard) for shard in range(4)]
+    with pytest.raises(StageFailed) as caught:
+        run_shards(inline, log, committing(log, fails=(1,)), tasks, "f")
+    message = str(caught.value)
+    assert message.startswith("shard: 1 of 4 shards failed; the others are committed\n")
+    assert "shard 000001, clip abc: OSError: [Errno 5] Input/output error: 'disk'" in message
+    assert message.endswith("Mend the cause and run the same command again.")
+    assert log.committed() == {0, 2, 3}
+
+
+def test_an_error_for_people_comes_through_as_it_is(log: StageLog) -> None:
+    def lose(_: Task) -> CommitRecord:
+        raise DecoderLost("use fewer workers")
+
+    with pytest.raises(DecoderLost, match="^use fewer workers$"):
+        run_shards(inline, log, lose, [Task(0)], "f")
+
+
+def test_records_of_another_recipe_are_refused(log: StageLog) -> None:
+    committing(log, stamp="other")(Task(0))
+    with pytest.raises(IntegrityError, match="records of another recipe"):
+        run_shards(inline, log, committing(log), [Task(0), Task(1)], "f")

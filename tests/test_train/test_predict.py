@@ -1,0 +1,53 @@
+"""Logits: in row order, whatever the batch, and of the model that was committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from configs.errors import IntegrityError
+from configs.schema import Config, LinearModel
+from train.data import TokenData, open_data
+from train.jobs import WEIGHTS_NAME, jobs
+from train.models import build
+from train.predict import logits_of, model_logits
+
+CPU = torch.device("cpu")
+
+
+def test_rows_keep_their_order_whatever_the_batch(
+    random_data: Callable[..., TokenData],
+) -> None:
+    data = random_data((12, 0, 5))
+    torch.manual_seed(0)
+    model = build(LinearModel(kind="linear", width=8), data.codebook.k, 4, data.longest).train()
+    rows = np.array([16, 3, 3, 0, 12])
+    whole_NC = logits_of(model, data, rows, 100, CPU)
+    assert whole_NC.shape == (5, 4)
+    assert whole_NC.dtype == np.float32
+    assert (whole_NC[1] == whole_NC[2]).all()
+    for size in (1, 2, 4):
+        np.testing.assert_allclose(logits_of(model, data, rows, size, CPU), whole_NC, atol=1e-6)
+    assert model.training, "it was left as it was"
+    assert logits_of(model, data, rows[:0], 4, CPU).shape == (0, 4)
+
+
+def test_committed_models_are_read_back_and_altered_ones_refused(
+    copy_run: Callable[..., Config],
+) -> None:
+    config = copy_run()
+    for job in jobs(config):
+        data = open_data(job.layout, job.tokens, config.split, job.fold)
+        rows = data.rows(data.test_split)
+        logits_NC = model_logits(config, job, data, rows)
+        assert logits_NC.shape == (len(rows), len(data.classes))
+        assert np.ptp(logits_NC, axis=0).min() > 0, "clips differ"
+        weights = job.directory / WEIGHTS_NAME
+        changed = bytearray(weights.read_bytes())
+        changed[-1] ^= 1
+        weights.write_bytes(changed)
+        with pytest.raises(IntegrityError, match=WEIGHTS_NAME):
+            model_logits(config, job, data, rows)
