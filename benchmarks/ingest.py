@@ -119,7 +119,7 @@ def ours(store: str) -> Side:
         layout = Layout(run)
         _freeze(layout, clips)
         audio = AudioConfig.model_validate({"store": store})
-        task = ShardTask(run, 0, "", str(clips[0].parent), 60.0, audio, MelFrames())
+        task = ShardTask(run, 0, "", str(clips[0].parent), {}, 60.0, audio, MelFrames())
         sandbox = own_sandbox()
         before_s = time.process_time() + sandbox.cpu_s()
         record = make_shard(task)

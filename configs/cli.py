@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from configs.errors import AudiolexError, InputError, Preempted
+from configs.errors import AudiolexError, InputError, Preempted, notes_of
 from configs.load import SAVED_NAME, dump_config, load_config
 from configs.schema import Config
 
@@ -53,7 +53,8 @@ def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None 
             signal.signal(number, _stop)
         return _dispatch(_parser(package, verbs), verbs, argv)
     except AudiolexError as error:
-        return _fail(str(error), error.exit_code)
+        where = ", ".join(notes_of(error))
+        return _fail(f"{where}: {error}" if where else str(error), error.exit_code)
     except KeyboardInterrupt:
         stopped = Preempted("stopped; the same command goes on from what is committed")
         return _fail(str(stopped), stopped.exit_code)

@@ -20,6 +20,7 @@ the end of a job. The tree lives below all packages because all of them raise fr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "AudiolexError",
@@ -37,6 +38,11 @@ __all__ = [
 ]
 
 
+def notes_of(error: BaseException) -> list[str]:
+    """Where it happened, from the inside out: what `add_note` was told."""
+    return list(getattr(error, "__notes__", []))
+
+
 class AudiolexError(Exception):
     """Base of everything shown to a user without a traceback."""
 
@@ -49,9 +55,12 @@ class ConfigError(AudiolexError):
     exit_code = 2
 
     def __init__(self, where: str, faults: Sequence[str]) -> None:
-        self.faults = tuple(faults)
+        self.where, self.faults = where, tuple(faults)
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         super().__init__("\n".join([f"{where}: {count}", *(f"  {fault}" for fault in self.faults)]))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # errors travel from workers
+        return type(self), (self.where, self.faults), {"__notes__": notes_of(self)}
 
 
 class InputError(AudiolexError):
@@ -64,8 +73,12 @@ class RecipeMismatch(InputError):
     """What stands in the run was made with other settings than the ones asked for now."""
 
     def __init__(self, what: str, differences: Sequence[str], cure: str) -> None:
+        self.parts = what, tuple(differences), cure
         lines = [f"{what} was made with other settings:", *(f"  {line}" for line in differences)]
         super().__init__("\n".join([*lines, cure]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.parts, {"__notes__": notes_of(self)}
 
 
 class NotMadeYet(AudiolexError):

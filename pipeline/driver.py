@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
@@ -12,7 +13,7 @@ from cluster.launch import OpenClient
 from cluster.submit import run_tasks
 from configs.cli import QUARANTINE_EXIT_CODE
 from configs.console import Progress, say
-from configs.errors import AudiolexError, IntegrityError, StageFailed
+from configs.errors import AudiolexError, IntegrityError, StageFailed, notes_of
 from configs.load import dump_config
 from configs.schema import Config
 from shards.atomic import create_whole, make_directory, sweep, write_whole
@@ -22,7 +23,8 @@ from shards.index import open_shards
 from shards.layout import Layout
 from shards.lock import hold
 
-SHOWN_FAILURES = 5
+SHOWN_FAILURES, MANY_FAILURES = 5, 16
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class ShardJob(Protocol):
@@ -87,11 +89,14 @@ def _run_waiting(
     waiting: Sequence[Task],
 ) -> None:
     failures: list[tuple[Task, BaseException]] = []
-    quarantined = 0
+    quarantined = tried = 0
     with Progress(title, len(waiting), "clips") as progress:
         for outcome in run_tasks(client, function, _by_key(waiting)):
+            tried += 1
             if outcome.error is not None or outcome.result is None:
                 failures.append((outcome.argument, outcome.error or RuntimeError("no result")))
+                if _is_hopeless(failures):
+                    break
                 continue
             quarantined += outcome.result.counts.get("quarantined", 0)
             progress.advance(
@@ -99,7 +104,7 @@ def _run_waiting(
                 f"{quarantined} quarantined" if quarantined else "",
             )
     if failures:
-        raise _failed(title, failures, len(waiting))
+        raise _failed(title, failures, tried, len(waiting))
 
 
 def _by_key(tasks: Sequence[Task]) -> dict[str, Task]:
@@ -107,24 +112,33 @@ def _by_key(tasks: Sequence[Task]) -> dict[str, Task]:
     return {task.label.replace(" ", "-"): task for task in tasks}
 
 
+def _is_hopeless(failures: Sequence[tuple[Task, BaseException]]) -> bool:
+    """Whether the next shards would fail like the last one, or like these many."""
+    error = failures[-1][1]
+    is_full = isinstance(error, OSError) and error.errno in FULL_DISK
+    return is_full or isinstance(error, AudiolexError) or len(failures) == MANY_FAILURES
+
+
 def _failed(
-    title: str, failures: Sequence[tuple[Task, BaseException]], num_tasks: int
+    title: str, failures: Sequence[tuple[Task, BaseException]], tried: int, num_tasks: int
 ) -> AudiolexError:
-    for _, error in failures:
+    for task, error in failures:
         if isinstance(error, AudiolexError):
+            error.add_note(task.label)
             return error
     lines = [
         f"  {_where(task, error)}: {type(error).__name__}: {error}"
         for task, error in failures[:SHOWN_FAILURES]
     ]
-    head = f"{title}: {len(failures)} of {num_tasks} shards failed"
-    head += "; the others are committed" if len(failures) < num_tasks else ""
+    head = f"{title}: {len(failures)} of {tried} shards failed"
+    head += "; the others are committed" if len(failures) < tried else ""
+    head += f"; {num_tasks - tried} more were not tried" if tried < num_tasks else ""
     return StageFailed("\n".join([head, *lines, "Mend the cause and run the same command again."]))
 
 
 def _where(task: ShardJob, error: BaseException) -> str:
     """The shard, and the clip if the error knows it."""
-    return ", ".join([task.label, *getattr(error, "__notes__", [])])
+    return ", ".join([task.label, *notes_of(error)])
 
 
 def quarantine_exit_code(config: Config, layout: Layout) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Self
@@ -24,7 +24,7 @@ from pipeline.audio.sandbox import HEAD_BYTES, MAX_FILE_BYTES, MIB, Given
 from pipeline.storage import is_remote, join, open_binary
 
 ID_COLUMN, AUDIO_COLUMN = "video_id", "audio.bytes"  # the data set of the Hub
-BLOCK_BYTES, NAME_BYTES = 512, 100  # of a tar header
+BLOCK_BYTES = 512  # of a tar header
 ROWS_AT_A_TIME = 8  # of a Parquet column: about 12 MiB of AudioSet's FLAC
 # What a path itself can be to blame for; any other error, as EIO, fails the task.
 REFUSED_ERRNOS = {
@@ -54,10 +54,9 @@ class ClipReader:
     def __init__(self, root: str, buffer: memoryview) -> None:
         self._root = root
         self._buffer = buffer
-        self._open = ExitStack()
-        self._tar: tuple[str, IO[bytes]] | None = None
-        self._column: tuple[tuple[str, int], Iterator[tuple[int, str, bytes | None]]] | None = None
-        self._hashed: tuple[str, str] | None = None
+        self._tar = _TarMembers(root, buffer)
+        self._parquet = _ParquetValues(root, buffer)
+        self._window_of: tuple[str, Found] | None = None  # what the buffer holds, if a file
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +64,8 @@ class ClipReader:
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
-        self._open.close()
+        self._tar.close()
+        self._parquet.close()
 
     def read(self, row: Mapping[str, Any], *, hashes: bool = True) -> Found:
         """Put the clip's file into the buffer; a huge file's beginning if `row` is a window of it.
@@ -73,16 +73,21 @@ class ClipReader:
         Raises ClipRefused where the path is at fault, and OSError where the disk is. Refusals
         name the path below the root only: a moved data set gives the same bytes.
         """
+        held, self._window_of = self._window_of, None
         try:
             if row["row_group"] is not None:
-                given = self._parquet_value(row)
-            elif row["offset"] is not None:
-                given = self._tar_member(row)
-            elif row["member"] is not None:
+                return self._found(row["path"], self._parquet.read(row), hashes)
+            if row["offset"] is not None:
+                return self._found(row["path"], self._tar.read(row), hashes)
+            if row["member"] is not None:
                 raise ClipRefused("missing", f"no file of {row['path']} holds it")
-            else:
-                given = self._file(row["path"], is_whole=row["start_s"] is None and hashes)
-            return Found(given, self._sha256(row["path"], given) if hashes else "")
+            if row["start_s"] is None:
+                return self._found(row["path"], self._file(row["path"], is_whole=hashes), hashes)
+            if held is None or held[0] != row["path"]:  # neighbours are windows of one file
+                given = self._file(row["path"], is_whole=False)
+                held = row["path"], self._found(row["path"], given, hashes)
+            self._window_of = held
+            return held[1]
         except OSError as error:
             reason = _reason(error)
             if reason is None:
@@ -99,58 +104,121 @@ class ClipReader:
 
     def _file(self, path: str, *, is_whole: bool) -> Given:
         with open_binary(self._root, path) as file:
-            num_bytes = _fill(file, self._buffer)
+            num_bytes = file.seek(0, os.SEEK_END)
+            file.seek(0)
             if num_bytes < MAX_FILE_BYTES:
-                return Given(num_bytes)
+                return Given(_fill(file, self._buffer))
             if is_whole or is_remote(self._root):
                 raise ClipRefused("too_large", f"{path}: over {MAX_FILE_BYTES // MIB} MiB")
-            return Given(HEAD_BYTES, join(self._root, path), file.seek(0, os.SEEK_END))
+            _fill(file, self._buffer[:HEAD_BYTES])
+            return Given(HEAD_BYTES, join(self._root, path), num_bytes)
 
-    def _tar_member(self, row: Mapping[str, Any]) -> Given:
-        path, name, num_bytes = row["path"], row["member"], row["num_bytes"]
-        if num_bytes >= MAX_FILE_BYTES:
-            raise ClipRefused("too_large", f"{name}: over {MAX_FILE_BYTES // MIB} MiB")
-        if self._tar is None or self._tar[0] != path:
-            self._open.close()
-            self._tar = path, self._open.enter_context(open_binary(self._root, path))
-        file = self._tar[1]
-        file.seek(row["offset"] - BLOCK_BYTES)
-        header = file.read(BLOCK_BYTES)
-        stored = header[:NAME_BYTES].rstrip(b"\0")
-        if not name.encode().endswith(stored) and not name.encode().startswith(stored):
-            raise _changed(path, f"{name} is no longer at byte {row['offset']}")
-        if _fill(file, self._buffer[:num_bytes]) < num_bytes:
-            raise ClipRefused("truncated", f"{name}: the tar file ends inside it")
-        return Given(num_bytes)
-
-    def _parquet_value(self, row: Mapping[str, Any]) -> Given:
-        where = row["path"], row["row_group"]
-        if self._column is None or self._column[0] != where:
-            self._open.close()
-            file = self._open.enter_context(open_binary(self._root, row["path"]))
-            self._column = where, _audio_column(file, row["row_group"])
-        wanted = (entry for entry in self._column[1] if entry[0] == row["row"])
-        _, clip_id, value = next(wanted, (0, None, None))
-        if clip_id != row["member"]:
-            raise _changed(row["path"], f"{clip_id} stands where {row['member']} was")
-        if value is None:
-            raise ClipRefused("missing", "no audio bytes in its row")
-        if len(value) >= MAX_FILE_BYTES:
-            raise ClipRefused("too_large", f"{len(value)} bytes")
-        self._buffer[: len(value)] = value
-        return Given(len(value))
+    def _found(self, path: str, given: Given, hashes: bool) -> Found:
+        return Found(given, self._sha256(path, given) if hashes else "")
 
     def _sha256(self, path: str, given: Given) -> str:
         if given.path is None:
             return hashlib.sha256(self._buffer[: given.num_bytes]).hexdigest()
-        if self._hashed is None or self._hashed[0] != path:  # neighbours are of one file
-            with open_binary(self._root, path) as file:
-                self._hashed = path, _digest(file)
-        return self._hashed[1]
+        with open_binary(self._root, path) as file:
+            return _digest(file)
 
 
-def _audio_column(file: IO[bytes], row_group: int) -> Iterator[tuple[int, str, bytes | None]]:
-    """(row in the group, id, audio bytes) of one row group, decoded a few rows at a time."""
+class _TarMembers:
+    """Members of tar files, by their offset; the last file stays open."""
+
+    def __init__(self, root: str, buffer: memoryview) -> None:
+        self._root = root
+        self._buffer = buffer
+        self._path = ""
+        self._file: IO[bytes] | None = None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def read(self, row: Mapping[str, Any]) -> Given:
+        name, num_bytes = row["member"], row["num_bytes"]
+        if num_bytes >= MAX_FILE_BYTES:
+            raise ClipRefused("too_large", f"{name}: over {MAX_FILE_BYTES // MIB} MiB")
+        file = self._opened(row["path"])
+        file.seek(row["offset"] - BLOCK_BYTES)
+        if not _is_header_of(file.read(BLOCK_BYTES), name):
+            raise _changed(row["path"], f"{name} is no longer at byte {row['offset']}")
+        if _fill(file, self._buffer[:num_bytes]) < num_bytes:
+            raise ClipRefused("truncated", f"{name}: the tar file ends inside it")
+        return Given(num_bytes)
+
+    def _opened(self, path: str) -> IO[bytes]:
+        if self._file is None or self._path != path:
+            self.close()
+            self._path, self._file = path, open_binary(self._root, path)
+        return self._file
+
+
+def _is_header_of(header: bytes, name: str) -> bool:
+    """Whether a block is a tar header of this member. Long names stand before it: of these it
+    holds the beginning, or the end."""
+    try:
+        stored = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+    except tarfile.HeaderError:
+        return False
+    return bool(stored) and (name.endswith(stored) or name.startswith(stored))
+
+
+class _ParquetValues:
+    """Audio bytes in Parquet files, row after row; the last row group's place is kept."""
+
+    def __init__(self, root: str, buffer: memoryview) -> None:
+        self._root = root
+        self._buffer = buffer
+        self._group: tuple[str, int] | None = None
+        self._file: IO[bytes] | None = None
+        self._rows: Iterator[Value] = iter(())
+        self._last = NO_VALUE
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file, self._group = None, None
+
+    def read(self, row: Mapping[str, Any]) -> Given:
+        value = self._value(row["path"], row["row_group"], row["row"])
+        if value.clip_id != row["member"]:
+            raise _changed(row["path"], f"{value.clip_id} stands where {row['member']} was")
+        if value.data is None:
+            raise ClipRefused("missing", "no audio bytes in its row")
+        if len(value.data) >= MAX_FILE_BYTES:
+            raise ClipRefused("too_large", f"{len(value.data)} bytes")
+        self._buffer[: len(value.data)] = value.data
+        return Given(len(value.data))
+
+    def _value(self, path: str, row_group: int, row: int) -> Value:
+        """Rows are asked for in order, or again, as for two windows of one."""
+        if self._group != (path, row_group) or row < self._last.row:
+            self.close()
+            self._file = open_binary(self._root, path)
+            self._group, self._last = (path, row_group), NO_VALUE
+            self._rows = _audio_column(self._file, row_group)
+        if row != self._last.row:
+            self._last = next((value for value in self._rows if value.row == row), NO_VALUE)
+        return self._last
+
+
+@dataclass(frozen=True)
+class Value:
+    """One row of a Parquet file's audio column."""
+
+    row: int  # in its row group
+    clip_id: str | None
+    data: bytes | None
+
+
+NO_VALUE = Value(-1, None, None)
+
+
+def _audio_column(file: IO[bytes], row_group: int) -> Iterator[Value]:
+    """The values of one row group, decoded a few rows at a time."""
     reader = pq.ParquetFile(file, pre_buffer=False, buffer_size=MIB)
     number = 0
     for batch in reader.iter_batches(
@@ -159,7 +227,7 @@ def _audio_column(file: IO[bytes], row_group: int) -> Iterator[tuple[int, str, b
         ids = batch.column(ID_COLUMN)
         values = pc.struct_field(batch.column(AUDIO_COLUMN.partition(".")[0]), "bytes")
         for clip_id, value in zip(ids, values, strict=True):
-            yield number, clip_id.as_py(), value.as_py()
+            yield Value(number, clip_id.as_py(), value.as_py())
             number += 1
 
 

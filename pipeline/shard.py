@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from itertools import islice
 from typing import Any
 
 import soundfile
@@ -21,18 +22,18 @@ from pipeline.audio.sandbox import own_sandbox
 from pipeline.driver import run_shards
 from pipeline.planning import frozen_plan
 from pipeline.reading import ClipReader
-from pipeline.shard_task import ShardTask, make_shard
+from pipeline.shard_task import Row, ShardTask, make_shard
 from pipeline.storage import require
 from shards.commit import CommitRecord, FileRecord, StageLog, publish_bytes
 from shards.frames import write_group
-from shards.index import NAME, STAGE
+from shards.index import NAME, STAGE, decoded, read_shard_index
 from shards.layout import Layout
 from shards.plan import Plan
 from shards.seal import write_seal
 from shards.statistics import Moments
 
 FORMAT = 2
-ENOUGH_MISSING = 1000  # clips, to say that none is there
+ENOUGH_MISSING, FEW = 1000, 100  # clips, to say that none is there
 LIBRARIES = ("av", "soxr", "scipy", "zarr", "numcodecs", "pyarrow")  # that decide bytes
 
 
@@ -41,34 +42,60 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     check_filters(config.audio.sample_rate_hz, config.frames)
     log = StageLog(layout, STAGE, NAME)
     plan = frozen_plan(config, layout, is_bound=bool(log.committed()))
-    fingerprint = log.open(recipe(config, plan))
+    fingerprint = log.open(_recipe_of_what_is_missing(log, config, plan))
     group = write_group(layout, _group_attributes(config))
-    if len(log.committed()) < plan.num_shards:
-        require(config.source.root)
-    if not log.committed():
-        _require_a_clip(config, plan)
-    tasks = [task_of(config, layout, shard, fingerprint) for shard in range(plan.num_shards)]
+    done = log.committed()
+    witness = _witness(config, plan, log) if len(done) < plan.num_shards else {}
+    tasks = [
+        task_of(config, layout, shard, fingerprint, witness) for shard in range(plan.num_shards)
+    ]
     records = run_shards(client, log, make_shard, tasks, fingerprint)
     write_seal(log, records, {"group": group, "statistics": _write_statistics(layout, records)})
     say(summary(records))
 
 
-def _require_a_clip(config: Config, plan: Plan) -> None:
-    """Raises InputError where not one clip of the first shards is there: a disk that is not
-    mounted, or a wrong path, must not become a set of missing clips."""
-    missing: list[str] = []
+def _recipe_of_what_is_missing(log: StageLog, config: Config, plan: Plan) -> dict[str, Any]:
+    """The recipe; of a finished set, with the libraries that it was made with: newer ones do not
+    make it another."""
+    asked, stored = recipe(config, plan), log.recipe()
+    if stored is not None and len(log.committed()) == plan.num_shards:
+        asked["libraries"] = stored.get("libraries")
+    return asked
+
+
+def _witness(config: Config, plan: Plan, log: StageLog) -> Row:
+    """The plan row of a clip that is there. Raises InputError where none of the first that are
+    looked for is: a disk that is not mounted, or a wrong path, must not become missing clips."""
+    require(config.source.root)
+    asked = 0
     with ClipReader(config.source.root, own_sandbox().buffer) as reader:
-        for shard in range(plan.num_shards):
-            for row in plan.rows(shard).to_pylist():
-                if reader.has(row):
-                    return
-                missing.append(row["path"])
-            if len(missing) >= ENOUGH_MISSING:
-                break
+        for row in _likely_clips(plan, log):
+            if reader.has(row):
+                return row
+            asked += 1
+    first = plan.rows(0).slice(0, 1).to_pylist()[0]["path"]
     raise InputError(
-        f"source.root: {config.source.root} holds none of the first {len(missing)} clips, as "
-        f"{missing[0]}: is the disk mounted, and is the path (source.root, files) right?"
+        f"source.root: {config.source.root} holds none of {asked} clips that were looked for, as "
+        f"{first}: is the disk mounted, and is the path (source.root, files) right?"
     )
+
+
+def _likely_clips(plan: Plan, log: StageLog) -> Iterator[Row]:
+    """Some clips that were decoded before, then the first that are to be decoded now."""
+    done = log.committed()
+    yield from islice((row for shard in sorted(done) for row in _decoded(plan, log, shard)), FEW)
+    waiting = (shard for shard in range(plan.num_shards) if shard not in done)
+    rows = (row for shard in waiting for row in plan.rows(shard).to_pylist())
+    yield from islice(rows, ENOUGH_MISSING)
+
+
+def _decoded(plan: Plan, log: StageLog, shard: int) -> Iterator[Row]:
+    """The plan rows of a committed shard's clips that were not refused."""
+    record = log.record(shard)
+    if record is not None and record.counts["ok"]:
+        table = decoded(read_shard_index(log.layout, record, ["id", "status"]))
+        known = set(table.column("id").to_pylist())
+        yield from (row for row in plan.rows(shard).to_pylist() if row["id"] in known)
 
 
 def _group_attributes(config: Config) -> dict[str, Any]:
@@ -86,12 +113,15 @@ def _write_statistics(layout: Layout, records: Sequence[CommitRecord]) -> FileRe
     return publish_bytes(layout.partial, layout.root, path, data)
 
 
-def task_of(config: Config, layout: Layout, shard: int, fingerprint: str) -> ShardTask:
+def task_of(
+    config: Config, layout: Layout, shard: int, fingerprint: str, witness: Row
+) -> ShardTask:
     return ShardTask(
         root=layout.root,
         shard=shard,
         fingerprint=fingerprint,
         source_root=config.source.root,
+        witness=witness,
         max_clip_s=config.source.max_clip_s,
         audio=config.audio,
         frames=config.frames,

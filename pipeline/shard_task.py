@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.errors import InputError
 from configs.frames import FramesConfig
 from configs.schema import AudioConfig
 from pipeline.audio.clip import Clip
@@ -53,6 +54,7 @@ class ShardTask:
     shard: int
     fingerprint: str
     source_root: str
+    witness: Row  # the plan row of a clip that is there, while the source is
     max_clip_s: float
     audio: AudioConfig
     frames: FramesConfig
@@ -66,7 +68,7 @@ def make_shard(task: ShardTask) -> CommitRecord:
     """Make and commit one shard, or return its record if it is committed."""
     layout = Layout(task.root)
     log = StageLog(layout, STAGE, NAME)
-    existing = log.record(task.shard)
+    existing = log.made(task.shard, task.fingerprint)
     if existing is not None:
         return existing
     plan_rows = plans.load(layout).rows(task.shard).to_pylist()
@@ -101,7 +103,19 @@ def _decode_clips(
                 error.add_note(f"clip {plan_row['id']}")
                 raise
             rows.append(row)
+        if any(row["reason"] == "missing" for row in rows if row["status"] == QUARANTINED):
+            _require_the_source(task, reader)
     return rows, np.concatenate(frames)
+
+
+def _require_the_source(task: ShardTask, reader: ClipReader) -> None:
+    """Raises InputError where even a clip that was there is missing now: a disk that went away
+    must not become clips in quarantine."""
+    if not reader.has(task.witness):
+        raise InputError(
+            f"source.root: {task.source_root} no longer holds {task.witness['path']}: is the disk "
+            "still mounted? Run the same command again when it is back"
+        )
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def tokenize_shard(task: TokenizeTask) -> CommitRecord:
     """Tokenise and commit one shard, or return its record if it is committed. Runs on workers."""
     layout = Layout(task.root)
     log = StageLog(layout, STAGE, task.name)
-    existing = log.record(task.shard)
+    existing = log.made(task.shard, task.fingerprint)
     if existing is not None:
         return existing
     codebook, _ = open_codebook(layout, task.name)

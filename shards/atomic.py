@@ -29,13 +29,20 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+_durable: set[Path] = set()  # directories whose names this process has synced
+
+
 def make_directory(path: Path) -> None:
-    """`mkdir -p`, with every name that it creates made durable."""
+    """`mkdir -p`, with every name that it creates made durable, and the last one even if another
+    process has created it: that one may have died before its sync."""
     if path.is_dir():
-        return
-    make_directory(path.parent)
-    path.mkdir(exist_ok=True)
-    sync_directory(path.parent)
+        if path not in _durable:
+            sync_directory(path.parent)
+    else:
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)
+    _durable.add(path)
 
 
 class Attempt:
@@ -63,7 +70,7 @@ class Attempt:
 
     def publish(self, name: str, final: Path) -> None:
         """Sync the partial file `name` and rename it to `final`, replacing what stands there."""
-        _sync_file(self.path(name))
+        sync_file(self.path(name))
         make_directory(final.parent)
         self.path(name).replace(final)
         sync_directory(final.parent)
@@ -71,7 +78,7 @@ class Attempt:
     def publish_directory(self, name: str, final: Path) -> None:
         """Sync a partial directory with all its files and rename it to `final`."""
         for path in self.path(name).iterdir():
-            _sync_file(path)
+            sync_file(path)
         sync_directory(self.path(name))
         make_directory(final.parent)
         self.path(name).rename(final)
@@ -79,7 +86,7 @@ class Attempt:
 
     def create(self, name: str, final: Path) -> bool:
         """Like publish, but the first one stands: False (and nothing done) where `final` exists."""
-        _sync_file(self.path(name))
+        sync_file(self.path(name))
         make_directory(final.parent)
         try:
             os.link(self.path(name), final)
@@ -111,7 +118,7 @@ def sweep(partial: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

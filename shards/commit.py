@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from configs.errors import DifferentBytes, IntegrityError, RecipeMismatch
-from shards.atomic import Attempt, create_whole, sha256_file, write_whole
+from shards.atomic import (
+    Attempt,
+    create_whole,
+    sha256_file,
+    sync_directory,
+    sync_file,
+    write_whole,
+)
 from shards.layout import Layout
 
 RECIPE_NAME = "recipe.json"
@@ -26,8 +33,9 @@ HASH_KEY = "record_sha256"
 _RECORD_NAME = re.compile(r"[0-9]{6,}\.json")
 REPAIR = "`python -m shards verify RUN --repair` lets the next run rebuild it"
 CURE = (
-    "Ask for the old settings again, or give another run=DIR (codebooks and what follows them: "
-    "another codebook.name=NAME keeps the decoded frames; models: another name under models)."
+    "Ask for the old settings again (of a library, install the old version), or give another "
+    "run=DIR (codebooks and what follows them: another codebook.name=NAME keeps the decoded "
+    "frames; models: another name under models)."
 )
 
 
@@ -77,8 +85,11 @@ class Written:
 
 
 def publish_bytes(partial: Path, root: Path, final: Path, data: bytes) -> FileRecord:
-    """Make `final` hold `data`, and describe it; a file that holds it already is left alone."""
-    if not final.exists() or final.read_bytes() != data:
+    """Make `final` hold `data`, and describe it; a file that holds it already is made durable."""
+    if final.exists() and final.read_bytes() == data:
+        sync_file(final)  # whoever wrote it may have died before
+        sync_directory(final.parent)
+    else:
         write_whole(partial, final, data)
     sha256 = hashlib.sha256(data).hexdigest()
     return FileRecord(final.relative_to(root).as_posix(), len(data), sha256)
@@ -207,6 +218,16 @@ class StageLog:
             raise IntegrityError(f"{path} is the record of another shard; {REPAIR}")
         return record
 
+    def made(self, shard: int, stamp: str) -> CommitRecord | None:
+        """The record of a shard, None where it has to be made. Raises IntegrityError for one that
+        was made under another fingerprint than `stamp`, as by a worker that outlived its job."""
+        record = self.record(shard)
+        if record is not None and record.fingerprint != stamp:
+            raise IntegrityError(
+                f"{self.path(shard)} was made with other settings than the run's; {REPAIR}"
+            )
+        return record
+
     def commit(self, record: CommitRecord) -> CommitRecord:
         """Create the record; raises DifferentBytes if another attempt committed other bytes."""
         if create_whole(self._partial, self.path(record.shard), record.to_json()):
@@ -221,7 +242,7 @@ class StageLog:
 
 
 def differences(stored: Any, asked: Any, path: str = "") -> list[str]:
-    """One line for each leaf in which two JSON trees differ: `mel.n_mels: 64 there, 128 now`."""
+    """One line for each leaf in which two JSON trees differ: `frames.n_mels: 64 there, 128 now`."""
     if isinstance(stored, dict) and isinstance(asked, dict):
         keys = sorted(stored.keys() | asked.keys())
         below = [(f"{path}.{key}".lstrip("."), stored.get(key), asked.get(key)) for key in keys]

@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,19 @@ from shards.layout import Layout
 
 @contextmanager
 def timed(layout: Layout, verb: str) -> Iterator[None]:
-    """Append the peak memory of a verb that came to its end, and the wall seconds since its
-    process began: what a person waits for."""
-    yield
-    append(layout, verb=verb, seconds=round(time.monotonic() - STARTED_S, 3))
+    """Append whether a verb ended well, its peak memory, and the wall seconds since its process
+    began: what a person waits for."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # a full disk, or no run at all: the first error is the one to show
+            _append(layout, verb, is_done=False)
+        raise
+    _append(layout, verb, is_done=True)
+
+
+def _append(layout: Layout, verb: str, *, is_done: bool) -> None:
+    append(layout, verb=verb, done=is_done, seconds=round(time.monotonic() - STARTED_S, 3))
 
 
 def append(layout: Layout, **event: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.errors import IntegrityError
 from shards.atomic import sweep
 from shards.layout import Layout
 from shards.verify import verify
@@ -19,8 +20,17 @@ class Garbage:
 
 
 def find_garbage(layout: Layout) -> Garbage:
-    """What `collect` would remove."""
-    paths = tuple(layout.root / name for name in verify(layout, "quick").extra)
+    """What `collect` would remove.
+
+    Raises IntegrityError where the run is damaged: a record that cannot be read names nothing.
+    """
+    findings = verify(layout, "quick")
+    if findings.faults:
+        raise IntegrityError(
+            f"{layout.root} is damaged ({len(findings.faults)} faults), so nothing was removed; "
+            "run `python -m shards verify RUN --repair` first"
+        )
+    paths = tuple(layout.root / name for name in findings.extra)
     return Garbage(paths, sum(path.stat().st_size for path in paths))
 
 

@@ -244,12 +244,19 @@ def _unit_keys(clips: pa.Table, ids: Sequence[str]) -> list[str] | None:
     """What each clip has to be read with; None where every clip is a file of its own."""
     if clips.column("row_group").null_count + clips.column("start_s").null_count == 2 * len(ids):
         return None
-    names = ("path", "row_group", "start_s")
-    paths, groups, starts = (clips.column(name).to_pylist() for name in names)
-    return [
-        f"{path}#{group}" if group is not None else path if start is not None else clip_id
-        for clip_id, path, group, start in zip(ids, paths, groups, starts, strict=True)
-    ]
+    names = ("path", "row_group", "start_s", "member")
+    rows = zip(ids, *(clips.column(name).to_pylist() for name in names), strict=True)
+    return [_unit_key(*row) for row in rows]
+
+
+def _unit_key(
+    clip_id: str, path: str, row_group: int | None, start_s: float | None, member: str | None
+) -> str:
+    if row_group is not None:
+        return f"{path}#{row_group}"
+    if start_s is None:
+        return clip_id
+    return path if member is None else f"{path}#{member}"
 
 
 def _refuse_doubles(clips: pa.Table) -> None:

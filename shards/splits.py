@@ -122,7 +122,7 @@ CUTS: dict[str, Callable[[SplitInputs, Sequence[str], SplitConfig], SplitCodes]]
 
 def _ranks(units: Sequence[str], seed: int) -> list[float]:
     """Each unit's place in an order drawn from the seed, as a number in [0, 1)."""
-    order = sorted(set(units), key=lambda unit: (unit_hash(unit, f"seed {seed}"[:16]), unit))
+    order = sorted(set(units), key=lambda unit: (unit_hash(f"{seed} {unit}", "rank"), unit))
     place = {unit: (number + 0.5) / len(order) for number, unit in enumerate(order)}
     return [place[unit] for unit in units]
 

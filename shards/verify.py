@@ -162,6 +162,8 @@ def _check_plan(layout: Layout, findings: Findings) -> Plan | None:
 def _check_recipes(stages: Sequence[_Stage], plan: Plan | None, findings: Findings) -> None:
     """Records carry the fingerprint of their recipe; the shard stage's names the plan's."""
     for stage in stages:
+        if not stage.records:  # killed before its first record: nothing is bound yet
+            continue
         path = stage.log.directory / RECIPE_NAME
         recipe = stage.log.recipe()
         stamps = {record.fingerprint for record in stage.records.values()}

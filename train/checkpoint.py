@@ -72,12 +72,14 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
         raise OSError(errno.EIO, str(error), str(path)) from None
 
 
-def newest(directory: Path) -> Path | None:
-    """The checkpoint of the highest step that is whole; damaged ones are named and passed over."""
+def newest(directory: Path, partial: Path) -> Path | None:
+    """The checkpoint of the highest step that is whole. Damaged ones above it are named and
+    removed: they would stand where a whole one has to come."""
     for path in sorted(_all(directory), key=_step_of, reverse=True):
         if _read_state(path) is not None:
             return path
-        say(f"warning: {path} is damaged and left out")
+        say(f"warning: {path} is damaged and removed")
+        _remove(path, partial)
     return None
 
 
@@ -116,8 +118,13 @@ def restore(
 def keep_last(directory: Path, partial: Path, count: int) -> None:
     """Remove all but the newest `count` checkpoints; each goes whole, by a rename."""
     for path in sorted(_all(directory), key=_step_of)[:-count]:
-        with Attempt(partial, "old") as attempt:
-            path.rename(attempt.path(path.name))
+        _remove(path, partial)
+
+
+def _remove(path: Path, partial: Path) -> None:
+    """Whole, by a rename: a kill leaves no half of it."""
+    with Attempt(partial, "old") as attempt:
+        path.rename(attempt.path(path.name))
 
 
 def _all(directory: Path) -> list[Path]:

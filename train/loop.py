@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,7 +31,7 @@ from train.journal import Journal
 from train.losses import LOSSES
 from train.metrics import evaluate
 from train.optim import build_optimizer, learning_rate
-from train.predict import logits_of
+from train.predict import batch_logits
 from train.stop import Stop
 
 LOG_EVERY_STEPS = 10
@@ -86,9 +87,9 @@ class Fit:
 def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
     """Train to the end, from the newest checkpoint if there is one.
 
-    Raises Preempted after a signal, with a checkpoint of the step in which it came (one in the
-    last step lets the training end); TrainingFailed where the loss stops being a number, with the
-    last good checkpoint kept.
+    Raises Preempted after a signal, with a checkpoint of the step in which it came, or after which
+    it came in a validation (one in the last step lets the training end); TrainingFailed where the
+    loss stops being a number, with the last good checkpoint kept.
     """
     model.to(fit.device).train()
     optimizer = build_optimizer(model, fit.lr, fit.config.weight_decay)
@@ -98,13 +99,14 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
             log = _step(fit, model, optimizer, step)
             done = step + 1
             _log(fit, done, log)
-            is_last, is_stopped = done == fit.num_steps, stop.asked
-            if is_stopped or is_last or done % fit.config.checkpoint_every_steps == 0:
-                _save(fit, model, optimizer, done)  # before a validation, which may take minutes
-            if is_stopped and not is_last:
-                raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
+            is_last = done == fit.num_steps
+            if is_last or done % fit.config.checkpoint_every_steps == 0:
+                _save(fit, model, optimizer, done)
             if fit.ends_evaluated_epoch(done):
-                _validate(fit, model, done)
+                _validate(fit, model, done, Stop() if is_last else stop)
+            if stop.asked and not is_last:
+                _save(fit, model, optimizer, done)
+                raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
             progress.advance(int(log["clips"]), f"loss {log['loss']:.4f}")
 
 
@@ -172,7 +174,7 @@ def _not_finite(fit: Fit, step: int, rows: Rows, loss: float, grad_norm: float) 
 
 
 def _resume(fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    newest = checkpoint.newest(fit.checkpoints)
+    newest = checkpoint.newest(fit.checkpoints, fit.partial)
     if newest is None:
         fit.journal.keep_until(0)
         return 0
@@ -181,7 +183,7 @@ def _resume(fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer) -> int
     fit.journal.keep_until(step)
     say(f"{fit.title}: going on after step {step} of {fit.num_steps}")
     if fit.ends_evaluated_epoch(step) and not _is_validated(fit, step):
-        _validate(fit, model, step)
+        _validate(fit, model, step, Stop())
     return step
 
 
@@ -201,13 +203,18 @@ def _log(fit: Fit, done: int, log: dict[str, float]) -> None:
         fit.journal.append({"step": done, "epoch": epoch, **log})
 
 
-def _validate(fit: Fit, model: nn.Module, done: int) -> None:
-    """Log loss and mAP of the validation clips, where there are any."""
+def _validate(fit: Fit, model: nn.Module, done: int, stop: Stop) -> None:
+    """Log loss and mAP of the validation clips, where there are any. Gives up when it is asked to
+    stop: a resumed training makes up for it."""
     rows = fit.data.rows("valid")
-    if not len(rows):
+    if not len(rows) or stop.asked:
         return
-    logits_NC = logits_of(model, fit.data, rows, fit.config.forward_size, fit.device)
-    targets_NC = fit.data.targets(rows)
+    parts = []
+    for logits_BC in batch_logits(model, fit.data, rows, fit.config.forward_size, fit.device):
+        parts.append(logits_BC)
+        if stop.asked:
+            return
+    logits_NC, targets_NC = np.concatenate(parts), fit.data.targets(rows)
     tensors = torch.from_numpy(logits_NC), torch.from_numpy(targets_NC)
     loss = float(LOSSES[fit.data.task](*tensors)) / len(rows)
     scores = evaluate(logits_NC, targets_NC, fit.data.task)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -36,17 +38,24 @@ def model_logits(config: Config, job: Job, data: TokenData, rows: Rows) -> Logit
     return logits_of(model.to(device), data, rows, config.train.forward_size, device)
 
 
-@torch.no_grad()
 def logits_of(
-    model: nn.Module, data: TokenData, rows: Rows, num_clips: int, device: torch.device
+    model: nn.Module, data: TokenData, rows: Rows, at_once: int, device: torch.device
 ) -> LogitsNC:
-    """Logits [N, C] in fp32 of some rows, in row order, `num_clips` at a time; leaves the model
-    in the mode that it was in."""
-    was_training = model.training
-    model.eval()
-    parts = [
-        model(batch.tokens_BT, batch.lengths_B).float().cpu().numpy()
-        for batch in (part.to(device) for part in data.batches(rows, num_clips))
-    ]
-    model.train(was_training)
+    """Logits [N, C] in fp32 of some rows, in row order, `at_once` clips at a time; leaves the
+    model in the mode that it was in."""
+    parts = [*batch_logits(model, data, rows, at_once, device)]
     return np.concatenate(parts) if parts else np.empty((0, len(data.classes)), np.float32)
+
+
+def batch_logits(
+    model: nn.Module, data: TokenData, rows: Rows, at_once: int, device: torch.device
+) -> Iterator[LogitsNC]:
+    """The same batch by batch: [B, C] each."""
+    was_training = model.training
+    for part in data.batches(rows, at_once):
+        batch = part.to(device)
+        model.eval()
+        with torch.no_grad():
+            logits_BC = model(batch.tokens_BT, batch.lengths_B).float().cpu().numpy()
+        model.train(was_training)
+        yield logits_BC

@@ -265,11 +265,14 @@ def _count_mp3_frames(data: bytes, at: int) -> int:
 ADTS_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
 
-def _adts(data: bytes, _total_bytes: int) -> Declared:
+def _adts(data: bytes, total_bytes: int) -> Declared:
     """AAC in ADTS (ISO 13818-7, section 6.2): frames that say how long they are, and no total.
 
     What FFmpeg takes for its duration is a guess from its first frames.
     """
+    if len(data) < total_bytes:
+        detail = "ADTS does not say how long it is; put it into an MP4 file (ffmpeg -c copy)"
+        raise ClipRefused("too_large", detail)
     at = start = id3_bytes(data)
     samples = 0
     while data[at : at + 1] == b"\xff" and at + 7 <= len(data):

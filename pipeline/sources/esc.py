@@ -20,21 +20,32 @@ HOW_TO_GET_IT = (
 )
 
 
+LISTS = {"meta/esc50.csv": "audio/", "esc10.csv": ""}  # and where its names start from
+
+
 def lists(source: EscSource) -> dict[str, Path]:
     """The list, whichever of the two the root holds."""
-    return {"list": _list(source.root)[0]}
+    found = _list(source.root)
+    return {"list": found[0] if found else Path(source.root, "meta/esc50.csv")}
 
 
 def read(source: EscSource) -> Catalogue:
     """All clips of the list, with their folds; classes in the order of their target numbers."""
-    path, audio = _list(source.root)
+    found = _list(source.root)
+    if found is None:
+        raise InputError(
+            f"source.root: {source.root} holds neither {' nor '.join(LISTS)}. {HOW_TO_GET_IT}"
+        )
+    path, audio = found
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV text: {error}") from None
-    if source.only_esc10 and rows and "esc10" in rows[0]:
-        rows = [row for row in rows if row["esc10"] == "True"]
+    if source.only_esc10 and path.name != "esc10.csv":
+        rows = [row for row in rows if row.get("esc10") == "True"]
+        if not rows:
+            raise InputError(f"source.only_esc10: no row of {path} has esc10 True")
     try:
         return _catalogue(rows, audio)
     except (KeyError, ValueError, TypeError) as error:
@@ -57,11 +68,7 @@ def _catalogue(rows: list[dict[str, str]], audio: str) -> Catalogue:
     return Catalogue(clip_table(len(rows), columns), classes, "multiclass")
 
 
-def _list(root: str) -> tuple[Path, str]:
+def _list(root: str) -> tuple[Path, str] | None:
     """Whichever list the root holds, and the directory that its names start from."""
-    for name, audio in (("esc10.csv", ""), ("meta/esc50.csv", "audio/")):
-        if Path(root, name).is_file():
-            return Path(root, name), audio
-    raise InputError(
-        f"source.root: {root} holds neither meta/esc50.csv nor esc10.csv. {HOW_TO_GET_IT}"
-    )
+    there = ((Path(root, name), audio) for name, audio in LISTS.items())
+    return next(((path, audio) for path, audio in there if path.is_file()), None)

@@ -40,8 +40,8 @@ def read(source: FolderSource) -> Catalogue:
             "is expected, as dog/1.wav"
         )
     declared = [path.split("/")[0] for path in paths]
-    is_split = all(name in SPLITS for name in declared)
-    names = [path.split("/")[1 if is_split else 0] for path in paths]
+    is_split = _are_splits(source.root, set(declared))
+    names = [_class_of(source.root, path, is_split) for path in paths]
     classes = sorted(set(names))
     index_of = {name: index for index, name in enumerate(classes)}
     table = clip_table(
@@ -56,6 +56,25 @@ def read(source: FolderSource) -> Catalogue:
         },
     )
     return Catalogue(table, tuple(ClassName(name, name) for name in classes), "multiclass")
+
+
+def _are_splits(root: str, tops: set[str]) -> bool:
+    """Whether the uppermost directories are splits. Raises InputError where only some are: they
+    would become classes, and all clips would train."""
+    known = tops & set(SPLITS)
+    if known and known != tops:
+        raise InputError(
+            f"source.root: {root} holds {', '.join(sorted(known))} beside "
+            f"{', '.join(sorted(tops - known)[:5])}: name all of them {', '.join(SPLITS)}, or none"
+        )
+    return bool(known)
+
+
+def _class_of(root: str, path: str, is_split: bool) -> str:
+    parts = path.split("/")
+    if is_split and len(parts) < 3:
+        raise InputError(f"source.root: {root}/{path} lies in a split, but in no class")
+    return parts[1 if is_split else 0]
 
 
 def _group(path: str, pattern: str | None) -> str | None:

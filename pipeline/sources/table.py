@@ -16,6 +16,9 @@ from configs.sources import TableSource
 from shards.plan import Catalogue, ClassName, Task, clip_table
 from shards.splits import SPLITS
 
+MAX_FOLD = 127  # int8 in the plan
+MAX_CLASSES = 32_767  # labels are int16
+
 
 def lists(source: TableSource) -> dict[str, Path]:
     """The table."""
@@ -29,6 +32,8 @@ def read(source: TableSource) -> Catalogue:
     starts, ends = columns.stretches()
     labels = None if source.targets else columns.labels()
     classes = source.targets if labels is None else sorted({name for row in labels for name in row})
+    if len(classes) > MAX_CLASSES:
+        raise InputError(f"{source.table}: {len(classes)} labels; more than {MAX_CLASSES} are none")
     index_of = {name: index for index, name in enumerate(classes)}
     nothing: list[list[str]] = [[] for _ in files]
     clips = clip_table(
@@ -42,7 +47,7 @@ def read(source: TableSource) -> Catalogue:
             "targets": columns.targets(),
             "set": ["table"] * len(files),
             "split": columns.splits(),
-            "fold": [int(value or 0) for value in columns.numbers(source.columns.fold)],
+            "fold": columns.folds(),
             "group": columns.texts(source.columns.group),
         },
     )
@@ -125,6 +130,14 @@ class _Columns:
             if value not in SPLITS:
                 raise self._fault(row, f"split {value!r} is none of {', '.join(SPLITS)}")
         return values
+
+    def folds(self) -> list[int]:
+        name = self._source.columns.fold
+        values = [value or 0.0 for value in self.numbers(name)]
+        for row, value in enumerate(values):
+            if not value.is_integer() or not 0 <= value <= MAX_FOLD:
+                raise self._fault(row, f"{name} {value:g} is no whole number up to {MAX_FOLD}")
+        return [int(value) for value in values]
 
     def _fault(self, row: int, what: str) -> InputError:
         return InputError(f"{self._source.table}, row {row + 1}: {what}")

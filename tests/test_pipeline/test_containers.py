@@ -306,7 +306,63 @@ def resume(config: Config) -> None:
 
     layout = Layout(config.run)
     for shard in range(plans.load(layout).num_shards):
-        make_shard(task_of(config, layout, shard, ""))
+        make_shard(task_of(config, layout, shard, "", {}))
+
+
+def test_tar_and_parquet_may_take_turns(hub: Path) -> None:
+    """Two sets, stored otherwise, whose clips the hash mixes."""
+    buffer = memoryview(bytearray(reading.MAX_FILE_BYTES))
+    rows = {}
+    for files in ("bal_train/*.parquet", "bal_train*.tar"):
+        for row in catalogue(config_of(hub, hub, files)).clips.to_pylist():
+            rows.setdefault(row["id"], []).append(row)
+    with reading.ClipReader(str(hub), buffer) as reader:
+        for parquet, tar in rows.values():
+            found = [reader.read(row) for row in (tar, parquet, tar)]
+            assert len({each.sha256 for each in found}) == 1
+            assert found[0].given.num_bytes > 1000
+
+
+def test_a_row_of_a_parquet_file_may_be_read_again(hub: Path) -> None:
+    """As for two windows of one recording, or for a list in another order."""
+    buffer = memoryview(bytearray(reading.MAX_FILE_BYTES))
+    clips = catalogue(config_of(hub, hub, "bal_train/*.parquet")).clips.to_pylist()
+    with reading.ClipReader(str(hub), buffer) as reader:
+        wanted = {row["id"]: reader.read(row).sha256 for row in clips}
+        again = [*clips[:5], clips[4], *reversed(clips)]
+        assert [reader.read(row).sha256 for row in again] == [wanted[row["id"]] for row in again]
+
+
+@pytest.mark.parametrize("files", ["bal_train/*.parquet", "bal_train*.tar"])
+def test_recordings_in_containers_are_cut_into_windows(
+    hub: Path, tmp_path: Path, files: str
+) -> None:
+    config = config_of(hub, tmp_path / "run", files)
+    windows = {"length_s": 0.2, "min_s": 0.1}
+    source = {**config.source.model_dump(mode="json"), "windows": windows}
+    cut = Config.model_validate({**config.model_dump(mode="json"), "source": source})
+    assert run_verb(cut, "shard") == 0
+    rows = rows_of(cut)
+    assert len(rows) == 3 * NUM_CLIPS
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    lengths = [rows[f"{clip_id(4)}_{start}"]["source_samples"] for start in (0, 200, 400)]
+    assert lengths == [9600, 9600, 4800]
+
+
+def test_a_tar_whose_headers_are_gone_has_changed(hub: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bal_train00.tar"
+    path.write_bytes((hub / "bal_train00.tar").read_bytes())
+    row = catalogue(config_of(hub, hub, "bal_train00.tar")).clips.to_pylist()[0]
+    assert row["offset"] is not None
+    data = bytearray(path.read_bytes())
+    data[row["offset"] - 512 : row["offset"]] = bytes(512)
+    path.write_bytes(data)
+    buffer = memoryview(bytearray(reading.MAX_FILE_BYTES))
+    with (
+        reading.ClipReader(str(tmp_path), buffer) as reader,
+        pytest.raises(InputError, match="is no longer at byte"),
+    ):
+        reader.read(row)
 
 
 # --- over the network -----------------------------------------------------------------------------

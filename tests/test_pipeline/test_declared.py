@@ -236,6 +236,13 @@ def test_a_stream_that_changes_its_rate_or_channels_is_refused(data: bytes) -> N
         decode(data)
 
 
+def test_a_stream_that_cannot_tell_its_length_is_not_called_cut() -> None:
+    """Only the head of a file over 64 MiB is read."""
+    data = muxed("adts", "aac", RATE_HZ)
+    with pytest.raises(ClipRefused, match="too_large: .*put it into an MP4 file"):
+        AudioFile(data[:500], "long.aac", 100 << 20).declared()
+
+
 # --- damage --------------------------------------------------------------------------------------
 
 

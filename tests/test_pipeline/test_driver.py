@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from configs.errors import DecoderLost, IntegrityError, StageFailed
+from configs.errors import DecoderLost, IntegrityError, StageFailed, notes_of
 from pipeline.driver import run_shards
 from shards.commit import CommitRecord, StageLog
 from shards.layout import Layout
@@ -76,8 +77,30 @@ def test_an_error_for_people_comes_through_as_it_is(log: StageLog) -> None:
     def lose(_: Task) -> CommitRecord:
         raise DecoderLost("use fewer workers")
 
-    with pytest.raises(DecoderLost, match="^use fewer workers$"):
+    with pytest.raises(DecoderLost, match="use fewer workers") as caught:
         run_shards(inline, log, lose, [Task(0)], "f")
+    assert notes_of(caught.value) == ["shard 000000"]
+
+
+def test_a_full_disk_ends_the_stage_at_once(log: StageLog) -> None:
+    tried: list[int] = []
+
+    def make(task: Task) -> CommitRecord:
+        tried.append(task.shard)
+        if task.shard == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", "disk")
+        return committing(log)(task)
+
+    with pytest.raises(StageFailed, match=r"1 of 3 shards failed; the others .*; 7 more were not"):
+        run_shards(inline, log, make, [Task(shard) for shard in range(10)], "f")
+    assert tried == [0, 1, 2]
+
+
+def test_many_failures_end_the_stage(log: StageLog) -> None:
+    tasks = [Task(shard) for shard in range(100)]
+    everything = tuple(range(100))
+    with pytest.raises(StageFailed, match="16 of 16 shards failed; 84 more were not tried"):
+        run_shards(inline, log, committing(log, fails=everything), tasks, "f")
 
 
 def test_records_of_another_recipe_are_refused(log: StageLog) -> None:

@@ -11,7 +11,7 @@ import pytest
 from configs.errors import InputError
 from configs.sources import EscSource
 from pipeline.sources import read_source
-from pipeline.sources.esc import read
+from pipeline.sources.esc import lists, read
 from shards.plan import CLIP_SCHEMA
 
 ESC50_HEAD = "filename,fold,target,category,esc10,src_file,take"
@@ -65,6 +65,17 @@ def test_only_esc10_takes_the_rows_so_marked(esc50: Path) -> None:
     catalogue = read(source_of(esc50, only_esc10=True))
     assert catalogue.clips.column("labels").to_pylist() == [[0], [1], [0]]
     assert [name.name for name in catalogue.classes] == ["dog", "chainsaw"]
+
+
+def test_only_esc10_of_a_list_without_the_column_is_refused(esc50: Path) -> None:
+    path = esc50 / "meta/esc50.csv"
+    path.write_text(path.read_text().replace("esc10", "other"))
+    with pytest.raises(InputError, match=r"source\.only_esc10: no row of .*esc50\.csv"):
+        read(source_of(esc50, only_esc10=True))
+
+
+def test_a_list_that_is_gone_is_still_named(tmp_path: Path) -> None:
+    assert lists(source_of(tmp_path)) == {"list": tmp_path / "meta/esc50.csv"}
 
 
 def test_only_esc10_changes_nothing_in_an_esc10_folder(esc10: Path) -> None:

@@ -72,6 +72,22 @@ def test_splits_may_stand_above_the_classes(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["train/dog/1.wav", "val/dog/2.wav"], "holds train beside val: name all of them train, "),
+        (["train/dog/1.wav", "train/2.wav"], r"train/2\.wav lies in a split, but in no class"),
+    ],
+)
+def test_half_a_split_is_refused(tmp_path: Path, paths: list[str], said: str) -> None:
+    """Else `val` would be a class, and every clip would train."""
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    with pytest.raises(InputError, match=said):
+        read_source(FolderSource(kind="folder", root=str(tmp_path)))
+
+
 def test_a_pattern_finds_the_group_in_the_path(tmp_path: Path) -> None:
     for name in ("dog/a_1.wav", "dog/a_2.wav", "dog/b_1.wav", "dog/single.wav"):
         sound(tmp_path / name)
@@ -181,6 +197,9 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
         ({"file": "a", "v": "high"}, {"targets": ["v"]}, "row 1: v 'high' is no number"),
         ({"file": "a", "v": ""}, {"targets": ["v"]}, "row 1: no v"),
         ({"file": "a"}, {"targets": ["v"]}, "has no column v"),
+        ({"file": "a", "labels": "x", "fold": 300}, {}, "row 1: fold 300 is no whole number"),
+        ({"file": "a", "labels": "x", "fold": 1.5}, {}, "row 1: fold 1.5 is no whole number"),
+        ({"file": "a", "labels": "x", "fold": -1}, {}, "row 1: fold -1 is no whole number"),
         ({"file": "a", "labels": "x,y"}, {"task": "multiclass"}, "some rows have not one label"),
     ],
 )

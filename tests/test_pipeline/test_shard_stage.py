@@ -14,7 +14,10 @@ import pytest
 from configs.errors import InputError, RecipeMismatch, RunLocked
 from configs.load import merge
 from configs.schema import Config
+from pipeline import shard
+from pipeline.reading import ClipReader
 from pipeline.verbs import run_verb
+from shards.commit import StageLog
 from shards.index import read_shard_index
 from shards.layout import Layout
 from shards.seal import open_seal
@@ -137,6 +140,73 @@ def test_a_finished_run_needs_no_audio(made_clips: Path, tmp_path: Path) -> None
     assert run_verb(config, "shard") == 0
     shutil.rmtree(clips)
     assert run_verb(config, "shard") == 0
+
+
+def unmount(clips: Path) -> None:
+    for path in (clips / "audio").iterdir():
+        path.unlink()
+
+
+def test_a_disk_that_is_gone_on_resume_makes_no_quarantine(
+    made_clips: Path, tmp_path: Path
+) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(made_clips, clips)
+    config = config_of(clips, tmp_path / "run")
+    assert run_verb(config, "shard") == 0
+    records = Layout(config.run).commits("shard", "default")
+    for number in (3, 4, 5, 6, 7):
+        (records / f"{number:06d}.json").unlink()
+    whole = names(config.run)
+    unmount(clips)
+    with pytest.raises(InputError, match="holds none of"):
+        run_verb(config, "shard")
+    assert names(config.run) == whole
+    shutil.copytree(made_clips, clips, dirs_exist_ok=True)
+    assert run_verb(config, "shard") == 0
+    assert {row["status"] for row in index_of(config)} == {"ok"}
+
+
+def test_a_disk_that_goes_away_in_a_shard_makes_no_quarantine(
+    made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(made_clips, clips)
+    config = config_of(clips, tmp_path / "run")
+    read_clips: list[str] = []
+
+    def read_and_unmount(self: ClipReader, row: Any, **over: Any) -> Any:
+        read_clips.append(row["id"])
+        if len(read_clips) == 13:  # in the middle of the second shard
+            unmount(clips)
+        return usual(self, row, **over)
+
+    usual = ClipReader.read
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipReader, "read", read_and_unmount)
+        with pytest.raises(InputError, match="no longer holds audio/.*still mounted"):
+            run_verb(config, "shard")
+    log = StageLog(Layout(config.run), "shard", "default")
+    assert log.committed() == {0}
+    shutil.copytree(made_clips, clips, dirs_exist_ok=True)
+    assert run_verb(config, "shard") == 0
+    assert {row["status"] for row in index_of(config)} == {"ok"}
+
+
+def test_newer_libraries_do_not_make_a_finished_set_another(
+    made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(made_clips, tmp_path / "run")
+    assert run_verb(config, "shard") == 0
+    before = stamps(config.run)
+    monkeypatch.setattr(shard, "version", lambda name: f"99 of {name}")
+    assert run_verb(config, "shard") == 0
+    assert stamps(config.run) == before
+    (Layout(config.run).commits("shard", "default") / "000005.json").unlink()
+    with pytest.raises(
+        RecipeMismatch, match=r"libraries\.scipy: .* \"99 of scipy\" now(.|\n)*old v"
+    ):
+        run_verb(config, "shard")
 
 
 def test_a_shard_that_is_lost_is_made_again_as_it_was(made_clips: Path, tmp_path: Path) -> None:

@@ -30,14 +30,19 @@ def test_events_are_read_in_order(run: Layout) -> None:
     assert events.total_seconds(run) == 3.5
 
 
-def test_a_timed_verb_leaves_its_time_if_it_ended(run: Layout) -> None:
-    with events.timed(run, "shard"):
-        assert not run.events.exists()
-    with pytest.raises(ValueError, match="failed"), events.timed(run, "codebook"):
-        raise ValueError("failed")
-    (event,) = events.read_lines(run.events)
-    assert event["verb"] == "shard"
-    assert event["seconds"] > 0
+def test_a_verb_leaves_its_time_and_how_it_ended(run: Layout) -> None:
+    with timed(run, "shard"):
+        pass
+    with pytest.raises(KeyboardInterrupt), timed(run, "codebook"):
+        raise KeyboardInterrupt
+    found = [(event["verb"], event["done"]) for event in events.read_lines(run.events)]
+    assert found == [("shard", True), ("codebook", False)]
+    assert all(event["seconds"] > 0 for event in events.read_lines(run.events))
+
+
+def test_the_first_error_is_shown_where_nothing_can_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), timed(Layout(tmp_path / "nowhere"), "fit"):
+        raise ZeroDivisionError
 
 
 def test_a_line_cut_short_is_left_out(run: Layout) -> None:

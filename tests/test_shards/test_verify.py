@@ -137,6 +137,21 @@ def test_what_no_record_names_is_listed_and_collected(run: Layout) -> None:
     assert collect(run).paths == ()
 
 
+def test_nothing_is_collected_in_a_damaged_run(run: Layout) -> None:
+    """A record that cannot be read names nothing: its shard's files are no garbage."""
+    record = one(run, "commits/shard/default/000001.json")
+    record.write_bytes(record.read_bytes()[:-2])
+    whole = data_files(run.root)
+    with pytest.raises(IntegrityError, match="nothing was removed; run .*--repair"):
+        collect(run)
+    assert data_files(run.root) == whole
+
+
+def test_a_stage_that_was_killed_before_its_first_record_is_no_damage(run: Layout) -> None:
+    run.commits("shard", "other").mkdir(parents=True)
+    assert verify(run, "full").faults == []
+
+
 def test_the_command_says_what_is_wrong_and_repairs_it(
     run: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,19 @@ def saved(directory: Path, *steps: int) -> nn.Module:
     return model
 
 
+def test_a_damaged_checkpoint_makes_room_for_a_whole_one(tmp_path: Path) -> None:
+    """Else `saved step 4` would be a lie, and the last whole one could go."""
+    saved(tmp_path, 2, 4)
+    places, partial = tmp_path / "checkpoints", tmp_path / "partial"
+    (places / "step-000004/state.json").write_bytes(b"{}")
+    assert checkpoint.newest(places, partial) == places / "step-000002"
+    assert not (places / "step-000004").exists()
+    saved(tmp_path, 4)
+    checkpoint.keep_last(places, partial, 1)
+    assert checkpoint.newest(places, partial) == places / "step-000004"
+    assert not list(partial.iterdir())
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "remove", "older"])
 def test_a_damaged_checkpoint_is_passed_over(
@@ -34,7 +47,7 @@ def test_a_damaged_checkpoint_is_passed_over(
 ) -> None:
     saved(tmp_path, 2, 4)
     places = tmp_path / "checkpoints"
-    assert checkpoint.newest(places) == places / "step-000004"
+    assert checkpoint.newest(places, tmp_path / "partial") == places / "step-000004"
     path = places / "step-000004" / name
     data = path.read_bytes()
     middle = len(data) // 2
@@ -50,9 +63,9 @@ def test_a_damaged_checkpoint_is_passed_over(
         case "older":
             path.write_bytes((places / "step-000002" / name).read_bytes())
     if harm == "older" and name == "state.json":
-        assert checkpoint.newest(places) == places / "step-000002"
+        assert checkpoint.newest(places, tmp_path / "partial") == places / "step-000002"
         return
-    assert checkpoint.newest(places) == places / "step-000002"
+    assert checkpoint.newest(places, tmp_path / "partial") == places / "step-000002"
     assert "step-000004 is damaged" in capsys.readouterr().out
     model = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())

@@ -52,7 +52,7 @@ def directory(tmp_path: Path) -> Path:
 def test_what_is_restored_goes_on_bit_for_bit(fresh: Made, directory: Path) -> None:
     saved = Made(0)
     saved.save(directory, 12)
-    path = checkpoint.newest(directory)
+    path = checkpoint.newest(directory, directory.parent / "partial")
     assert path is not None
     assert fresh.restore(path) == (12, CURSOR)
     for _ in range(3):
@@ -62,10 +62,10 @@ def test_what_is_restored_goes_on_bit_for_bit(fresh: Made, directory: Path) -> N
 
 
 def test_the_newest_is_the_highest_step(directory: Path) -> None:
-    assert checkpoint.newest(directory) is None
+    assert checkpoint.newest(directory, directory.parent / "partial") is None
     for step in (9, 1_000_000, 200):
         Made(0).save(directory, step)
-    assert checkpoint.newest(directory) == directory / "step-1000000"
+    assert checkpoint.newest(directory, directory.parent / "partial") == directory / "step-1000000"
 
 
 def test_only_the_last_are_kept(directory: Path) -> None:
@@ -74,7 +74,7 @@ def test_only_the_last_are_kept(directory: Path) -> None:
     checkpoint.keep_last(directory, directory.parent / "partial", 2)
     assert sorted(path.name for path in directory.iterdir()) == ["step-1000000", "step-999999"]
     checkpoint.keep_last(directory, directory.parent / "partial", 1)
-    assert checkpoint.newest(directory) == directory / "step-1000000"
+    assert checkpoint.newest(directory, directory.parent / "partial") == directory / "step-1000000"
 
 
 def test_a_partial_one_does_not_exist(directory: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_partial_one_does_not_exist(directory: Path) -> None:
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
     (directory / "step-000009.partial").mkdir()
-    assert checkpoint.newest(directory) == directory / "step-000005"
+    assert checkpoint.newest(directory, directory.parent / "partial") == directory / "step-000005"
 
 
 @pytest.mark.parametrize("doomed", ["save_file", "_optimizer_tensors"])
@@ -97,7 +97,7 @@ def test_a_failure_inside_save_leaves_nothing(
     monkeypatch.setattr(checkpoint, doomed, fail)
     with pytest.raises(OSError, match="No space"):
         Made(0).save(directory, 5)
-    assert checkpoint.newest(directory) is None
+    assert checkpoint.newest(directory, directory.parent / "partial") is None
     assert not list((directory.parent / "partial").iterdir())
 
 

@@ -123,7 +123,7 @@ def test_a_loss_that_is_no_number_ends_training_and_keeps_the_checkpoint(
         train(fit, model, Stop())
     named = [clip_id for clip_id in data.ids if clip_id in str(caught.value)]
     assert len(named) == 4
-    newest = checkpoint.newest(fit.checkpoints)
+    newest = checkpoint.newest(fit.checkpoints, fit.partial)
     assert newest == fit.checkpoints / "step-000003"
     resumed = make_fit(data, directory=fit.directory.name, epochs=4)
     whole = make_fit(data, epochs=4)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,10 @@ def test_a_run_stopped_anywhere_ends_with_the_same_weights(
         with pytest.raises(Preempted, match=f"saved step {stop} of 7; run again"):
             run(make_fit(data, directory=place, **settings), section, stop, terminate)
         again = make_fit(data, directory=place, **settings)
-        assert checkpoint.newest(again.checkpoints) == again.checkpoints / f"step-{stop:06d}"
+        assert (
+            checkpoint.newest(again.checkpoints, again.partial)
+            == again.checkpoints / f"step-{stop:06d}"
+        )
         assert torch.equal(run(again, section), whole)
         steps = [(r["step"], "loss" in r) for r in again.journal.read()]
         assert steps == [(1, True), (3, False), (5, False), (7, True), (7, False)]
@@ -111,7 +114,7 @@ def test_handlers_of_signals_are_put_back(random_data: MakeData, make_fit: MakeF
 def test_a_signal_in_the_last_step_lets_it_end(random_data: MakeData, make_fit: MakeFit) -> None:
     one = make_fit(random_data((8, 0, 0)), epochs=1, micro_batch_size=2)
     run(one, SECTIONS[2], 2, terminate)
-    assert checkpoint.newest(one.checkpoints) == one.checkpoints / "step-000002"
+    assert checkpoint.newest(one.checkpoints, one.partial) == one.checkpoints / "step-000002"
 
 
 def test_a_signal_in_the_last_step_stops_the_next_model(
@@ -150,21 +153,53 @@ def test_the_checkpoint_is_there_before_a_validation_that_dies(
     for died in (2, 4, 6):
         place = f"died{died}"
 
-        def validate(one: Fit, model: nn.Module, done: int, died: int = died) -> None:
+        def validate(one: Fit, model: nn.Module, done: int, stop: Stop, died: int = died) -> None:
             if done == died:
                 die()
-            usual(one, model, done)
+            usual(one, model, done, stop)
 
         with monkeypatch.context() as patch:
             patch.setattr(loop, "_validate", validate)
             with pytest.raises(ZeroDivisionError):
                 run(make_fit(data, directory=place, **settings), SECTIONS[2])
         again = make_fit(data, directory=place, **settings)
-        assert checkpoint.newest(again.checkpoints) == again.checkpoints / f"step-{died:06d}"
+        assert (
+            checkpoint.newest(again.checkpoints, again.partial)
+            == again.checkpoints / f"step-{died:06d}"
+        )
         run(again, SECTIONS[2])
         valid = [[r for r in one.journal.read() if "valid_map" in r] for one in (whole, again)]
         assert valid[0] == valid[1]
         assert len(valid[0]) == 3
+
+
+def test_a_signal_in_a_validation_ends_it_and_saves(
+    random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = random_data((8, 6, 0))
+    settings = {"epochs": 3, "batch_size": 4, "micro_batch_size": 2, "checkpoint_every_steps": 50}
+    whole = make_fit(data, **settings)
+    weights = run(whole, SECTIONS[2])
+    batches: list[int] = []
+
+    def stop_at_the_second(*args: Any) -> Iterator[Any]:
+        for logits_BC in usual(*args):
+            batches.append(len(logits_BC))
+            if len(batches) == 2:
+                terminate()
+            yield logits_BC
+
+    usual = loop.batch_logits
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "batch_logits", stop_at_the_second)
+        with pytest.raises(Preempted, match="saved step 2 of 6"):
+            run(make_fit(data, directory="stopped", **settings), SECTIONS[2])
+    assert batches == [2, 2], "the third batch was not waited for"
+    again = make_fit(data, directory="stopped", **settings)
+    assert checkpoint.newest(again.checkpoints, again.partial) is not None
+    assert torch.equal(run(again, SECTIONS[2]), weights)
+    valid = [[r for r in one.journal.read() if "valid_map" in r] for one in (whole, again)]
+    assert valid[0] == valid[1]
 
 
 def stop_in_the_first_step(config: Config) -> None:
@@ -179,7 +214,7 @@ def stop_in_the_first_step(config: Config) -> None:
             fit.run(config)
 
 
-def test_a_signal_while_a_step_is_saved_stops_after_the_next(
+def test_a_signal_while_a_step_is_saved_stops_after_it(
     random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is said to be saved is saved."""
@@ -192,9 +227,9 @@ def test_a_signal_while_a_step_is_saved_stops_after_the_next(
     one = make_fit(random_data((20, 0, 0)), checkpoint_every_steps=2)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", save_and_stop)
-        with pytest.raises(Preempted, match="saved step 3 of 10"):
+        with pytest.raises(Preempted, match="saved step 2 of 10"):
             run(one, SECTIONS[2])
-    assert checkpoint.newest(one.checkpoints) == one.checkpoints / "step-000003"
+    assert checkpoint.newest(one.checkpoints, one.partial) == one.checkpoints / "step-000002"
 
 
 def test_other_settings_in_the_middle_are_refused_by_name(copy_run: CopyRun) -> None:
@@ -238,7 +273,7 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
-    newest = checkpoint.newest(directory / "checkpoints")
+    newest = checkpoint.newest(directory / "checkpoints", directory)
     assert newest is not None
     saved = json.loads((newest / "state.json").read_text())["step"]
     assert f"saved step {saved} of" in errors

@@ -69,7 +69,7 @@ def build_bert(config: BertSection, k: int, num_classes: int, longest: int) -> n
             [
                 f"max_positions={config.max_positions} is too short: the longest clip has "
                 f"{longest} tokens and BERT adds CLS; set max_positions={longest + 1} or more, "
-                "or a larger mel.hop_length"
+                "or a larger frames.hop_length"
             ],
         )
     return BertClassifier(config, k, num_classes)
