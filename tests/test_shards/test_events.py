@@ -31,9 +31,9 @@ def test_events_are_read_in_order(run: Layout) -> None:
 
 
 def test_a_verb_leaves_its_time_and_how_it_ended(run: Layout) -> None:
-    with timed(run, "shard"):
+    with events.timed(run, "shard"):
         pass
-    with pytest.raises(KeyboardInterrupt), timed(run, "codebook"):
+    with pytest.raises(KeyboardInterrupt), events.timed(run, "codebook"):
         raise KeyboardInterrupt
     found = [(event["verb"], event["done"]) for event in events.read_lines(run.events)]
     assert found == [("shard", True), ("codebook", False)]
@@ -41,7 +41,7 @@ def test_a_verb_leaves_its_time_and_how_it_ended(run: Layout) -> None:
 
 
 def test_the_first_error_is_shown_where_nothing_can_be_written(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), timed(Layout(tmp_path / "nowhere"), "fit"):
+    with pytest.raises(ZeroDivisionError), events.timed(Layout(tmp_path / "nowhere"), "fit"):
         raise ZeroDivisionError
 
 

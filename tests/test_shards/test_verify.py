@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.cli import main
-from configs.errors import RunLocked
+from configs.errors import IntegrityError, RunLocked
 from configs.load import load_config
 from configs.schema import Config
 from pipeline.verbs import run_verb
