@@ -128,6 +128,16 @@ class FolderSource(SourceSection):
     kind: Literal["folder"]
     group_pattern: str | None = None
 
+    @field_validator("group_pattern")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            if pattern is not None and not re.compile(pattern).groups:
+                raise ValueError("needs a group, as in ([^/]+)_\\d+")
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return pattern
+
 
 class TableColumns(Section):
     """Names of the table's columns; only `file` must be there."""

@@ -12,7 +12,7 @@ from pipeline.sources import read_source, source_lists
 from pipeline.windows import cut
 from shards import plan as plans
 from shards.atomic import sha256_file
-from shards.layout import Layout
+from shards.commit import StageLog
 from shards.plan import Catalogue, Plan
 
 
@@ -28,14 +28,18 @@ def catalogue(config: Config) -> Catalogue:
     return offered
 
 
-def frozen_plan(config: Config, layout: Layout, *, is_bound: bool) -> Plan:
-    """The run's plan, made from the source the first time.
+def frozen_plan(config: Config, log: StageLog) -> Plan:
+    """The run's plan, made from the source the first time; once shards of it are committed (in
+    `log`), it stands.
 
-    `is_bound`: shards of it are committed, so that it stands. Raises RecipeMismatch with the keys
-    that differ where the config, or a list that is still there, is not the plan's.
+    Raises RecipeMismatch with the keys that differ where the config, or a list that is still
+    there, is not the plan's.
     """
-    if not (layout.plan_json.exists() and is_bound):
-        return plans.freeze(layout, catalogue(config), recipe(config), config.shards)
+    layout = log.layout
+    bound = (log.recipe() or {}).get("plan") if log.committed() else None
+    is_there = layout.plan_json.exists() and (bound is None or layout.plan_table.exists())
+    if not (is_there and log.committed()):
+        return plans.freeze(layout, catalogue(config), recipe(config), config.shards, bound)
     asked, stored = recipe(config), plans.stored_recipe(layout)
     gone = {key for key, sha256 in asked["lists"].items() if sha256 is None}
     asked["lists"] |= {key: stored["lists"][key] for key in gone & stored["lists"].keys()}

@@ -143,7 +143,7 @@ class _TarMembers:
             raise ClipRefused("too_large", f"{name}: over {MAX_FILE_BYTES // MIB} MiB")
         file = self._opened(row["path"])
         file.seek(row["offset"] - BLOCK_BYTES)
-        if not _is_header_of(file.read(BLOCK_BYTES), name):
+        if not _is_header_of(file.read(BLOCK_BYTES), name, num_bytes):
             raise _changed(row["path"], f"{name} is no longer at byte {row['offset']}")
         if _fill(file, self._buffer[:num_bytes]) < num_bytes:
             raise ClipRefused("truncated", f"{name}: the tar file ends inside it")
@@ -156,14 +156,16 @@ class _TarMembers:
         return self._file
 
 
-def _is_header_of(header: bytes, name: str) -> bool:
-    """Whether a block is a tar header of this member. Long names stand before it: of these it
-    holds the beginning, or the end."""
+def _is_header_of(header: bytes, name: str, num_bytes: int) -> bool:
+    """Whether a block is a tar header of this member. Names that are long, or no ASCII, stand
+    before it as a whole: then it holds the beginning, the end, or `?` for each odd letter."""
     try:
-        stored = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return False
-    return bool(stored) and (name.endswith(stored) or name.startswith(stored))
+    stored, wanted = (text.encode("ascii", "replace") for text in (info.name, name))
+    is_name = bool(stored) and (wanted.endswith(stored) or wanted.startswith(stored))
+    return is_name and info.size == num_bytes
 
 
 class _ParquetValues:

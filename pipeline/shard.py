@@ -29,7 +29,7 @@ from shards.frames import write_group
 from shards.index import NAME, STAGE, decoded, read_shard_index
 from shards.layout import Layout
 from shards.plan import Plan
-from shards.seal import write_seal
+from shards.seal import find_seal, write_seal
 from shards.statistics import Moments
 
 FORMAT = 2
@@ -41,7 +41,7 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     """Make and seal all shards of the run's plan."""
     check_filters(config.audio.sample_rate_hz, config.frames)
     log = StageLog(layout, STAGE, NAME)
-    plan = frozen_plan(config, layout, is_bound=bool(log.committed()))
+    plan = frozen_plan(config, log)
     fingerprint = log.open(_recipe_of_what_is_missing(log, config, plan))
     group = write_group(layout, _group_attributes(config))
     done = log.committed()
@@ -50,7 +50,13 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
         task_of(config, layout, shard, fingerprint, witness) for shard in range(plan.num_shards)
     ]
     records = run_shards(client, log, make_shard, tasks, fingerprint)
-    write_seal(log, records, {"group": group, "statistics": _write_statistics(layout, records)})
+    before = find_seal(layout, STAGE, NAME)
+    shared = {"group": group, "statistics": _write_statistics(layout, records)}
+    if before not in (None, write_seal(log, records, shared)):
+        say(
+            f"warning: these are other shards than the ones sealed before ({before.name}): the "
+            "source changed; codebooks, tokens and models of those no longer fit"
+        )
     say(summary(records))
 
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from configs.errors import InputError
 from pipeline.audio.refusal import ClipRefused
+
+# fmt: off
+AUDIO_SUFFIXES = frozenset((
+    ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".caf", ".flac", ".m4a",
+    ".mka", ".mp2", ".mp3", ".mp4", ".mpga", ".oga", ".ogg", ".opus",
+    ".tta", ".w64", ".wav", ".wave", ".webm", ".wma", ".wv",
+))
+# fmt: on
+
+
+def is_audio_name(path: str) -> bool:
+    """Whether a name looks like audio's. Only for choosing among files: what a file really is, its
+    bytes say."""
+    return PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES
 
 
 def is_remote(root: str) -> bool:
@@ -38,6 +53,42 @@ def find(root: str, pattern: str) -> list[str]:
     base = join(root, "").partition("://")[2].rstrip("/")
     found = _file_system(root).glob(join(root, pattern).partition("://")[2])
     return sorted(str(path)[len(base) :].lstrip("/") for path in found)
+
+
+def files(root: str) -> list[str]:
+    """All files below a root, sorted; links to directories are followed, hidden names are not.
+
+    Raises InputError for a name that is no UTF-8: no plan could hold it.
+    """
+    if is_remote(root):
+        return [path for path in find(root, "**/*") if not _is_hidden(path)]
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for place, directories, names in os.walk(root, followlinks=True):
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link to a directory above
+            directories.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        below = Path(place).relative_to(root)
+        found += [(below / name).as_posix() for name in names if not name.startswith(".")]
+    for path in found:
+        if not path.isprintable() and _is_no_text(path):
+            raise InputError(f"source.root: {root}: {path!r} is no UTF-8 name; rename it")
+    return sorted(found)
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _is_no_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def join(root: str, path: str) -> str:

@@ -22,13 +22,15 @@ def verify(run: Path, args: argparse.Namespace) -> int:
     layout = Layout(run)
     with hold(layout.lock) if args.repair else nullcontext():  # a driver may be mending it already
         findings = verifying.verify(layout, args.level)
-        left = verifying.repair(findings) if args.repair else len(findings.faults)
+        left = verifying.repair(layout, findings) if args.repair else len(findings.faults)
     for fault in findings.faults[:SHOWN_FAULTS]:
         say(f"{fault.path}: {fault.what}")
     if findings.faults[SHOWN_FAULTS:]:
         say(f"... and {len(findings.faults) - SHOWN_FAULTS} more")
     if args.repair and findings.faults:
-        say(f"removed what is damaged; run the pipeline again ({left} faults need a person)")
+        say(f"moved what is damaged to {layout.damaged}; now run the pipeline again")
+    if left and args.repair:
+        say(f"{left} faults cannot be repaired: they need a person")
     say(
         f"{run}: {findings.records} records, {findings.files} files, "
         f"{findings.bytes / 1e6:.1f} MB, {len(findings.faults)} faults, {len(findings.extra)} "
@@ -55,7 +57,7 @@ def gc(run: Path, args: argparse.Namespace) -> int:
 def _verify_options(parser: argparse.ArgumentParser) -> None:
     levels = ("quick", "full", "deep")
     parser.add_argument("--level", choices=levels, default="full", help="sizes; bytes; contents")
-    parser.add_argument("--repair", action="store_true", help="remove what the next run remakes")
+    parser.add_argument("--repair", action="store_true", help="move away what the next run remakes")
     parser.add_argument("--json", action="store_true", help="end in one JSON line")
 
 

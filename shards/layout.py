@@ -24,6 +24,11 @@ class Layout:
         return self.root / "partial"
 
     @property
+    def damaged(self) -> Path:
+        """What a repair moved out of the way, under the paths that it had."""
+        return self.root / "damaged"
+
+    @property
     def lock(self) -> Path:
         return self.root / "pipeline.lock"
 

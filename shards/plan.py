@@ -120,9 +120,17 @@ class Plan:
 
 
 def freeze(
-    layout: Layout, catalogue: Catalogue, recipe: Mapping[str, Any], shards: ShardsConfig
+    layout: Layout,
+    catalogue: Catalogue,
+    recipe: Mapping[str, Any],
+    shards: ShardsConfig,
+    must_be: str | None = None,
 ) -> Plan:
-    """Write the plan of a run. Only while nothing is committed: then it stands."""
+    """Write the plan of a run.
+
+    `must_be` is the fingerprint of one that was lost after shards of it were committed: raises
+    IntegrityError, and writes nothing, where the source gives another now.
+    """
     table, units = in_hash_order(catalogue.clips)
     bounds = shard_bounds(units, clips_per_shard(table.num_rows, shards))
     with Attempt(layout.partial, "plan") as attempt:
@@ -133,6 +141,11 @@ def freeze(
             for start, stop in pairwise(bounds):
                 writer.write_table(table.slice(start, stop - start))
         tree = _describe(catalogue, recipe, len(bounds) - 1, sha256_file(attempt.path("table")))
+        if must_be not in (None, fingerprint(tree)):
+            raise IntegrityError(
+                f"{layout.root}: the plan of the committed shards is lost, and the source gives "
+                f"another now: put the source back as it was, or the plan from {layout.damaged}"
+            )
         attempt.publish("table", layout.plan_table)
     write_whole(layout.partial, layout.plan_json, canonical_json(tree))
     return load(layout)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -96,7 +96,8 @@ def _by_hash(_: SplitInputs, units: Sequence[str], config: SplitConfig) -> Split
 
 
 def _exact(_: SplitInputs, units: Sequence[str], config: SplitConfig) -> SplitCodes:
-    return _cut(_ranks(units, config.seed), config)
+    rank_of = _ranks(Counter(units), config.seed, "")
+    return _cut([rank_of[unit] for unit in units], config)
 
 
 def _stratified(inputs: SplitInputs, units: Sequence[str], config: SplitConfig) -> SplitCodes:
@@ -106,10 +107,12 @@ def _stratified(inputs: SplitInputs, units: Sequence[str], config: SplitConfig) 
     strata: dict[str, int] = {}
     for unit, labels in zip(units, inputs.labels, strict=True):
         strata.setdefault(unit, min(labels, key=lambda c: (counts[c], c), default=-1))
+    sizes: dict[int, Counter[str]] = {}
+    for unit in units:
+        sizes.setdefault(strata[unit], Counter())[unit] += 1
     rank_of: dict[str, float] = {}
-    for stratum in sorted(set(strata.values())):
-        members = [unit for unit, label in strata.items() if label == stratum]
-        rank_of |= dict(zip(members, _ranks(members, config.seed), strict=True))
+    for label, members in sizes.items():
+        rank_of |= _ranks(members, config.seed, str(label))
     return _cut([rank_of[unit] for unit in units], config)
 
 
@@ -120,11 +123,17 @@ CUTS: dict[str, Callable[[SplitInputs, Sequence[str], SplitConfig], SplitCodes]]
 }
 
 
-def _ranks(units: Sequence[str], seed: int) -> list[float]:
-    """Each unit's place in an order drawn from the seed, as a number in [0, 1)."""
-    order = sorted(set(units), key=lambda unit: (unit_hash(f"{seed} {unit}", "rank"), unit))
-    place = {unit: (number + 0.5) / len(order) for number, unit in enumerate(order)}
-    return [place[unit] for unit in units]
+def _ranks(sizes: Mapping[str, int], seed: int, stratum: str) -> dict[str, float]:
+    """Each unit's place, as a share of all clips, in an order drawn from the seed.
+
+    The order is turned by a share of its own: a label of five clips gives a tenth of the time one
+    to a split of a tenth, where it would otherwise never give any.
+    """
+    order = sorted(sizes, key=lambda unit: (unit_hash(f"{seed} {unit}", "rank"), unit))
+    ends = np.cumsum([sizes[unit] for unit in order])
+    middles = (ends - np.array([sizes[unit] for unit in order]) / 2) / max(1, ends[-1])
+    turn = unit_hash(f"{seed} {stratum}", "turn")
+    return dict(zip(order, ((middles + turn) % 1.0).tolist(), strict=True))
 
 
 def _cut(numbers: Sequence[float], config: SplitConfig) -> SplitCodes:

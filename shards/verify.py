@@ -4,22 +4,22 @@
     full    every byte: the sha256 of every file on record
     deep    the contents agree: tars, frames and index hold the same clips, and each clip once
 
-`repair` removes damaged records, with the files that they name: the next run makes them again, to
-the same bytes. `gc` removes what no record names.
+`repair` moves damaged records, with the files that they name, to `damaged/`: the next run makes
+them again, to the same bytes. `gc` removes what no record names.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
 from configs.errors import AudiolexError, IntegrityError
 from shards import contents
 from shards import plan as plans
-from shards.atomic import sha256_file, sync_directory
+from shards.atomic import make_directory, sha256_file, sync_directory
 from shards.commit import RECIPE_NAME, CommitRecord, StageLog, fingerprint
 from shards.layout import Layout
 from shards.plan import Plan
@@ -31,8 +31,8 @@ DATA_DIRECTORIES = ("audio", "frames.zarr", "index", "tokens", "codebooks", "sea
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is not as committed; `remove` is what a repair deletes, so that the next run
-    makes it again (nothing: it needs a person)."""
+    """Something that is not as committed; `remove` is what a repair moves out of the way, so that
+    the next run makes it again (nothing: it needs a person)."""
 
     path: str
     what: str
@@ -90,17 +90,23 @@ def verify(layout: Layout, level: Level) -> Findings:
     return findings
 
 
-def repair(findings: Findings) -> int:
-    """Delete what the faults name for it; returns how many faults stay. Hold the run's lock."""
-    for fault in findings.faults:
-        for path in fault.remove:
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.exists():
-                path.unlink()
-            if path.parent.is_dir():
-                sync_directory(path.parent)
+def repair(layout: Layout, findings: Findings) -> int:
+    """Move what the faults name for it to `layout.damaged`; returns how many faults stay. Hold the
+    run's lock. Nothing is deleted: the source may no longer be there to make it again."""
+    for path in {path for fault in findings.faults for path in fault.remove}:
+        if path.exists():
+            final = _free(layout.damaged / path.relative_to(layout.root))
+            make_directory(final.parent)
+            path.rename(final)
+            sync_directory(final.parent)
+            sync_directory(path.parent)
     return sum(not fault.remove for fault in findings.faults)
+
+
+def _free(path: Path) -> Path:
+    """The path, or one with a number where an earlier repair has put something."""
+    others = (path.with_name(f"{path.name}.{number}") for number in count(1))
+    return next(place for place in chain([path], others) if not place.exists())
 
 
 def stage_logs(layout: Layout) -> list[StageLog]:
@@ -154,7 +160,7 @@ def _check_plan(layout: Layout, findings: Findings) -> Plan | None:
     findings.files += 2
     if not layout.plan_table.exists() or sha256_file(layout.plan_table) != plan.table_sha256:
         what = "is not the table that plan.json names"
-        findings.faults.append(_fault(layout, layout.plan_table, what, _plan_files(layout)))
+        findings.faults.append(_fault(layout, layout.plan_table, what, (layout.plan_table,)))
         return None
     return plan
 

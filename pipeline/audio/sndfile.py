@@ -45,6 +45,7 @@ def read(source: Source, promised: int | None, window: Window) -> Samples:
             samples_NC = file.read(skipped + most, dtype="float32", always_2d=True)[skipped:]
     except soundfile.LibsndfileError as error:
         raise ClipRefused("unreadable", error.error_string) from None
+    check_length(len(samples_NC), rate_hz, window)  # a file that declares no length may go on
     return Samples(samples_NC, rate_hz, wanted, "soundfile")
 
 

@@ -64,9 +64,13 @@ def read_classes(path: Path) -> list[ClassName]:
     with open_list(path) as file:
         rows = list(csv.DictReader(file))
     try:
-        return [ClassName(row["mid"], row["display_name"]) for row in rows]
+        classes = [ClassName(row["mid"], row["display_name"]) for row in rows]
     except KeyError as error:
         raise InputError(f"{path}: no column {error}; expected index,mid,display_name") from None
+    doubled = [mid for mid, times in Counter(name.id for name in classes).items() if times > 1]
+    if doubled:
+        raise InputError(f"{path} lists class {doubled[0]} twice")
+    return classes
 
 
 def read_segments(path: Path) -> pa.Table:
@@ -142,7 +146,9 @@ def _paths(root: str, set_name: str, part: SegmentSet, ids: pa.ChunkedArray) -> 
     paths = [template.replace("{prefix}", i[:2]).replace("{id}", i) for i in ids.to_pylist()]
     if template.endswith(".*"):
         stars = template.replace("{prefix}", "*").replace("{id}", "*")
-        there = {path.rpartition(".")[0]: path for path in storage.find(root, stars)}
+        found = storage.find(root, stars)
+        found.sort(key=storage.is_audio_name)  # of `a.flac` and `a.json`, the last one counts
+        there = {path.rpartition(".")[0]: path for path in found}
         paths = [there.get(path[:-2], path) for path in paths]
     return pa.array(paths, pa.string())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from configs.errors import InputError
 from configs.sources import SegmentSet
 from pipeline import storage
 from pipeline.reading import AUDIO_COLUMN, ID_COLUMN
+from pipeline.storage import is_audio_name
 from shards.plan import clip_table
 
 LABELS_COLUMN = "labels"
@@ -33,9 +34,18 @@ def places(root: str, part: SegmentSet, ids: pa.ChunkedArray) -> dict[str, list[
     found: dict[str, Place] = {}
     for path in _files(root, part):
         for clip_id, place in scan(root, path):
-            found.setdefault(clip_id, place)
+            if clip_id not in found or _is_better(place, found[clip_id]):
+                found[clip_id] = place
     rows = [found.get(clip_id) or _nowhere(part, clip_id) for clip_id in ids.to_pylist()]
     return {name: [row[name] for row in rows] for name in PLACES}
+
+
+def _is_better(place: Place, known: Place) -> bool:
+    """Of the members of one id, audio counts more than what lies beside it (`a.json`, `a.wav`);
+    of two with one name, tar's rule is that the last one stands."""
+    if place["path"] == known["path"] and place["member"] == known["member"]:
+        return place["offset"] is not None
+    return is_audio_name(place["member"]) and not is_audio_name(known["member"])
 
 
 def _nowhere(part: SegmentSet, clip_id: str) -> Place:
@@ -47,7 +57,7 @@ def parquet_rows(root: str, name: str, part: SegmentSet) -> pa.Table:
     tables = []
     for path in _files(root, part):
         found = list(_parquet_places(root, path))
-        mids = _column(root, path, LABELS_COLUMN)
+        mids = _texts(root, path, _column(root, path, LABELS_COLUMN), pa.list_(pa.string()))
         table = clip_table(
             len(found),
             {
@@ -57,7 +67,7 @@ def parquet_rows(root: str, name: str, part: SegmentSet) -> pa.Table:
                 **{key: [place[key] for _, place in found] for key in PLACES},
             },
         )
-        tables.append(table.append_column("mids", mids.cast(pa.list_(pa.string()))))
+        tables.append(table.append_column("mids", mids))
     return pa.concat_tables(tables)
 
 
@@ -88,15 +98,26 @@ def _tar_places(root: str, path: str) -> Iterator[tuple[str, Place]]:
                             "num_bytes": member.size,
                         },
                     )
+            _require_the_end(root, path, file, tar.offset)
     except tarfile.TarError as error:
         raise InputError(f"{storage.join(root, path)} is no tar file: {error}") from None
+
+
+def _require_the_end(root: str, path: str, file: IO[bytes], offset: int) -> None:
+    """Raises InputError where the scan ended at something that is no header and no end: what is
+    behind it would be lost without a word."""
+    file.seek(offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) == tarfile.BLOCKSIZE and any(block):
+        raise InputError(f"{storage.join(root, path)}: the header at byte {offset} is damaged")
 
 
 def _parquet_places(root: str, path: str) -> Iterator[tuple[str, Place]]:
     with storage.open_binary(root, path) as file:
         reader = _parquet(root, path, file)
         for group in range(reader.metadata.num_row_groups):
-            ids = reader.read_row_group(group, columns=[ID_COLUMN]).column(ID_COLUMN)
+            column = reader.read_row_group(group, columns=[ID_COLUMN]).column(ID_COLUMN)
+            ids = _texts(root, path, column, pa.string())
             for row, clip_id in enumerate(ids.to_pylist()):
                 yield (
                     clip_id,
@@ -112,7 +133,10 @@ def _parquet_places(root: str, path: str) -> Iterator[tuple[str, Place]]:
 
 def _column(root: str, path: str, name: str) -> pa.ChunkedArray:
     with storage.open_binary(root, path) as file:
-        return _parquet(root, path, file).read(columns=[name]).column(name)
+        table = _parquet(root, path, file).read(columns=[name])
+        if name not in table.column_names:
+            raise _other_columns(root, path)
+        return table.column(name)
 
 
 def _parquet(root: str, path: str, file: Any) -> pq.ParquetFile:
@@ -123,8 +147,25 @@ def _parquet(root: str, path: str, file: Any) -> pq.ParquetFile:
     leaves = {reader.schema.column(number).path for number in range(len(reader.schema))}
     for needed in (ID_COLUMN, AUDIO_COLUMN):
         if needed not in leaves:
-            raise InputError(
-                f"{storage.join(root, path)} has no column {needed}; it needs {ID_COLUMN}, "
-                f"{AUDIO_COLUMN} and {LABELS_COLUMN}, as agkphysics/AudioSet has them"
-            )
+            raise _other_columns(root, path)
     return reader
+
+
+def _other_columns(root: str, path: str) -> InputError:
+    return InputError(
+        f"{storage.join(root, path)}: it needs the columns {ID_COLUMN} (text), {AUDIO_COLUMN} "
+        f"(binary) and {LABELS_COLUMN} (lists of text), without gaps, as agkphysics/AudioSet has "
+        "them"
+    )
+
+
+def _texts(root: str, path: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """A column as text, or as lists of it; raises InputError where it is neither."""
+    try:
+        texts = column.cast(kind)
+    except pa.ArrowException:
+        raise _other_columns(root, path) from None
+    inner = texts.combine_chunks().flatten() if pa.types.is_list(kind) else texts
+    if texts.null_count or inner.null_count or pa.types.is_integer(column.type):
+        raise _other_columns(root, path)
+    return texts

@@ -11,13 +11,6 @@ from pipeline import storage
 from shards.plan import Catalogue, ClassName, clip_table
 from shards.splits import SPLITS
 
-# fmt: off
-AUDIO_SUFFIXES = frozenset((
-    ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".caf", ".flac", ".m4a",
-    ".mka", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".tta", ".w64", ".wav", ".webm", ".wma", ".wv",
-))
-# fmt: on
-
 
 def lists(_: FolderSource) -> dict[str, Path]:
     """The directory is the list."""
@@ -29,11 +22,8 @@ def read(source: FolderSource) -> Catalogue:
 
     Raises InputError where there are no files in directories.
     """
-    paths = [
-        path
-        for path in storage.find(source.root, "**/*")
-        if Path(path).suffix.lower() in AUDIO_SUFFIXES and "/" in path
-    ]
+    found = storage.files(source.root)
+    paths = [path for path in found if storage.is_audio_name(path) and "/" in path]
     if not paths:
         raise InputError(
             f"source.root: {source.root} holds no audio files in directories; a directory a class "
@@ -55,7 +45,9 @@ def read(source: FolderSource) -> Catalogue:
             "group": [_group(path, source.group_pattern) for path in paths],
         },
     )
-    return Catalogue(table, tuple(ClassName(name, name) for name in classes), "multiclass")
+    left_out = {"no audio by their suffix, or in no directory": len(found) - len(paths)}
+    names_of = tuple(ClassName(name, name) for name in classes)
+    return Catalogue(table, names_of, "multiclass", {k: n for k, n in left_out.items() if n})
 
 
 def _are_splits(root: str, tops: set[str]) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
@@ -17,6 +19,7 @@ from shards.plan import Catalogue, ClassName, Task, clip_table
 from shards.splits import SPLITS
 
 MAX_FOLD = 127  # int8 in the plan
+MAX_TARGET = 3.4e38  # float32
 MAX_CLASSES = 32_767  # labels are int16
 
 
@@ -48,7 +51,7 @@ def read(source: TableSource) -> Catalogue:
             "set": ["table"] * len(files),
             "split": columns.splits(),
             "fold": columns.folds(),
-            "group": columns.texts(source.columns.group),
+            "group": columns.groups(files),
         },
     )
     names = tuple(ClassName(name, name) for name in classes)
@@ -89,8 +92,23 @@ class _Columns:
             numbers.append(number)
         return numbers
 
-    def texts(self, name: str) -> list[str | None]:
-        return [None if value is None else str(value) for value in self.optional(name)]
+    def groups(self, files: Sequence[str]) -> list[str | None]:
+        """The group column; else the file, where several clips are of one."""
+        times = Counter(files)
+        own = [self._text(row, value) for row, value in enumerate(self._group_values())]
+        return [
+            group if group is not None else file if times[file] > 1 else None
+            for group, file in zip(own, files, strict=True)
+        ]
+
+    def _group_values(self) -> list[Any]:
+        values = self.optional(self._source.columns.group)
+        return [None if value != value else value for value in values]  # NaN is no group
+
+    def _text(self, row: int, value: Any) -> str | None:
+        if value is not None and not isinstance(value, str | int | float):
+            raise self._fault(row, f"{value!r} is no text")
+        return None if value is None else str(value)
 
     def stretches(self) -> tuple[list[float | None], list[float | None]]:
         """Starts and ends in seconds; a clip that is a whole file has neither."""
@@ -110,17 +128,22 @@ class _Columns:
                 f"{self._source.table} has no column {name}: name it in source.columns.labels, or "
                 "name columns of numbers in source.targets"
             )
-        return [self._names(value) for value in self.optional(name)]
+        return [self._names(row, value) for row, value in enumerate(self.optional(name))]
 
     def targets(self) -> list[list[float | None]]:
         columns = [self.numbers(name, is_needed=True) for name in self._source.targets]
+        for name, column in zip(self._source.targets, columns, strict=True):
+            for row, number in enumerate(column):
+                if abs(number or 0.0) > MAX_TARGET:
+                    raise self._fault(row, f"{name} {number:g} is beyond what float32 holds")
         return [list(row) for row in zip(*columns, strict=True)] or [[]] * self._table.num_rows
 
-    def _names(self, value: Any) -> list[str]:
+    def _names(self, row: int, value: Any) -> list[str]:
         """The labels in one cell: a list, or text with separators."""
-        separator = self._source.label_separator
-        parts = value if isinstance(value, list) else str(value or "").split(separator)
-        return [text for part in parts if (text := str(part).strip())]
+        if not isinstance(value, list):
+            value = (self._text(row, value) or "").split(self._source.label_separator)
+        names = [(self._text(row, part) or "").strip() for part in value]
+        return [name for name in names if name]
 
     def splits(self) -> list[str]:
         values = [
@@ -133,10 +156,13 @@ class _Columns:
 
     def folds(self) -> list[int]:
         name = self._source.columns.fold
-        values = [value or 0.0 for value in self.numbers(name)]
+        numbers = self.numbers(name)
+        if 0.0 in numbers:
+            raise self._fault(numbers.index(0.0), f"{name} 0: number the folds from 1")
+        values = [value or 0.0 for value in numbers]
         for row, value in enumerate(values):
             if not value.is_integer() or not 0 <= value <= MAX_FOLD:
-                raise self._fault(row, f"{name} {value:g} is no whole number up to {MAX_FOLD}")
+                raise self._fault(row, f"{name} {value:g} is no whole number from 1 to {MAX_FOLD}")
         return [int(value) for value in values]
 
     def _fault(self, row: int, what: str) -> InputError:
@@ -168,11 +194,15 @@ def _table(path: Path) -> pa.Table:
     if not path.is_file():
         raise InputError(f"source.table: {path}: No such file")
     try:
-        return reader(path)
+        table = reader(path)
     except OSError as error:
         raise InputError(f"source.table: {path}: {error.strerror or error}") from None
-    except (pa.ArrowInvalid, ValueError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
+    doubled = [name for name, times in Counter(table.column_names).items() if times > 1]
+    if doubled:
+        raise InputError(f"{path} has more than one column {doubled[0]}")
+    return table
 
 
 def _csv(delimiter: str) -> Callable[[Path], pa.Table]:
@@ -181,15 +211,23 @@ def _csv(delimiter: str) -> Callable[[Path], pa.Table]:
         options = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
         names = pacsv.open_csv(path, parse_options=options).schema.names
         text.column_types = dict.fromkeys(names, pa.string())  # an id `007` stays one
-        return pacsv.read_csv(path, parse_options=options, convert_options=text)
+        table = pacsv.read_csv(path, parse_options=options, convert_options=text)
+        for name in names:
+            lines = pc.match_substring(table.column(name), "\n").to_pylist()
+            if True in lines:
+                row = lines.index(True) + 1
+                raise ValueError(f"row {row} has a line break in {name}: is a quote left open?")
+        return table
 
     return read
 
 
 def _jsonl(path: Path) -> pa.Table:
-    rows = [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
+    lines = path.read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is no JSON object")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 

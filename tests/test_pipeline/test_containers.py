@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import subprocess
@@ -276,8 +277,79 @@ def test_a_parquet_file_without_the_columns_is_refused_by_name(tmp_path: Path, h
     pq.write_table(pa.table({"video_id": ["a"], "sound": ["b"]}), tmp_path / "other.parquet")
     config = config_of(hub, tmp_path / "run", "other.parquet", listed=False)
     source = config.source.model_copy(update={"root": str(tmp_path)})
-    with pytest.raises(InputError, match=r"other\.parquet has no column audio\.bytes"):
+    with pytest.raises(InputError, match=r"other\.parquet: it needs the columns .*audio\.bytes"):
         catalogue(config.model_copy(update={"source": source}))
+
+
+AUDIO_VALUES = pa.array([{"bytes": b"x", "path": "x"}] * 2, AUDIO)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"video_id": ["a", None], "labels": [["/m/a"]] * 2},
+        {"video_id": [1, 2], "labels": [["/m/a"]] * 2},
+        {"video_id": ["a", "b"], "labels": [["/m/a"], None]},
+        {"video_id": ["a", "b"], "labels": [["/m/a"], [None]]},
+        {"video_id": ["a", "b"], "labels": ["/m/a", "/m/b"]},
+        {"video_id": ["a", "b"]},
+    ],
+)
+def test_a_parquet_list_with_gaps_or_other_types_is_refused_by_name(
+    tmp_path: Path, hub: Path, columns: dict[str, Any]
+) -> None:
+    pq.write_table(pa.table({**columns, "audio": AUDIO_VALUES}), tmp_path / "odd.parquet")
+    config = config_of(hub, tmp_path / "run", "odd.parquet", listed=False)
+    source = config.source.model_copy(update={"root": str(tmp_path)})
+    with pytest.raises(InputError, match=r"odd\.parquet: it needs the columns .*without gaps"):
+        catalogue(config.model_copy(update={"source": source}))
+
+
+def tar_config(hub: Path, root: Path, ids: list[str], **over: Any) -> Config:
+    (root / "list.csv").write_text("".join(f'{i}, 0, 10, "/m/a"\n' for i in ids))
+    config = config_of(hub, root / "run", "*.tar", **over)
+    tree = config.model_dump(mode="json")
+    tree["source"] |= {"root": str(root)}
+    tree["source"]["sets"]["balanced"]["segments"] = str(root / "list.csv")
+    return Config.model_validate(tree)
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_names_that_are_no_ascii_are_found_again(hub: Path, tmp_path: Path, form: int) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=form) as tar:
+        add(tar, "données/été.flac", flac(1))
+        add(tar, f"données/{'x' * 120}.flac", flac(2))
+    config = tar_config(hub, tmp_path, ["été", "x" * 120])
+    assert run_verb(config, "shard") == 0
+    assert {row["status"] for row in rows_of(config).values()} == {"ok"}
+
+
+def test_audio_counts_more_than_what_lies_beside_it_and_the_last_of_a_name(
+    hub: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in (("a.json", b"{}"), ("a.flac", flac(1)), ("a.txt", b"a cat")):
+            add(tar, name, data)
+        for number in (2, 3):
+            add(tar, "b.flac", flac(number))
+    config = tar_config(hub, tmp_path, ["a", "b"])
+    assert run_verb(config, "shard") == 0
+    hashes = {key: row["source_sha256"] for key, row in rows_of(config).items()}
+    wanted = {"a": flac(1), "b": flac(3)}
+    assert hashes == {key: hashlib.sha256(data).hexdigest() for key, data in wanted.items()}
+
+
+def test_a_damaged_header_is_no_end_of_the_tar(hub: Path, tmp_path: Path) -> None:
+    """The members behind it would be missing without a word."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(4):
+            add(tar, f"{number}.flac", flac(number))
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    at = data.index(b"2.flac\0")
+    data[at] ^= 1
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(InputError, match=rf"a\.tar: the header at byte {at} is damaged"):
+        catalogue(tar_config(hub, tmp_path, ["0", "3"]))
 
 
 @pytest.mark.parametrize("files", ["bal_train*.tar", "bal_train/*.parquet"])

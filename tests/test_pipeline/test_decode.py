@@ -207,6 +207,15 @@ def test_a_flac_that_does_not_declare_its_length_is_decoded() -> None:
     assert decode(bytes(data), CONFIG).source_samples == len(samples_N)
 
 
+def test_a_flac_without_a_length_is_too_long_by_what_comes_out() -> None:
+    """It must not be cut at the limit and pass."""
+    data = bytearray(encoded(tone(440, 44_100, 3.0), 44_100, "FLAC"))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    window = Window(max_clip_s=2)
+    assert refusal(bytes(data), CONFIG, window).reason == "too_long"
+
+
 @pytest.mark.parametrize("rate_hz", [0, 1, 2**31 - 1, 2**32 - 1])
 def test_a_header_with_an_absurd_rate_ends_in_a_refusal_or_a_waveform(rate_hz: int) -> None:
     data = bytearray(encoded(tone(440, 44_100, 0.1), 44_100, "WAV"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,31 @@ def test_a_pattern_finds_the_group_in_the_path(tmp_path: Path) -> None:
         sound(tmp_path / name)
     groups = [row["group"] for row in by_id(folder(tmp_path, group_pattern=r"(\w)_\d")).values()]
     assert groups == ["a", "a", "b", None]
+
+
+def test_linked_directories_count_and_hidden_ones_and_other_files_do_not(tmp_path: Path) -> None:
+    sound(tmp_path / "elsewhere/1.wav")
+    sound(tmp_path / "in/dog/1.wav")
+    sound(tmp_path / "in/.cache/2.wav")
+    (tmp_path / "in/horse").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/horse2").symlink_to(tmp_path / "in")  # a circle
+    (tmp_path / "in/notes.txt").touch()
+    found = folder(tmp_path / "in")
+    assert set(by_id(found)) == {"dog/1.wav", "horse/1.wav"}
+    assert sum(found.left_out.values()) == 1
+
+
+def test_a_name_that_is_no_utf8_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "dog").mkdir()
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/dog/\xff.wav"))).touch()
+    with pytest.raises(InputError, match=r"udcff\.wav' is no UTF-8 name"):
+        folder(tmp_path)
+
+
+def test_a_pattern_must_be_one_and_have_a_group(tmp_path: Path) -> None:
+    for pattern in ("([", "no group"):
+        with pytest.raises(ValueError, match="group_pattern"):
+            folder(tmp_path, group_pattern=pattern)
 
 
 def test_a_folder_without_audio_in_directories_is_explained(tmp_path: Path) -> None:
@@ -197,6 +223,9 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
         ({"file": "a", "v": "high"}, {"targets": ["v"]}, "row 1: v 'high' is no number"),
         ({"file": "a", "v": ""}, {"targets": ["v"]}, "row 1: no v"),
         ({"file": "a"}, {"targets": ["v"]}, "has no column v"),
+        ({"file": "a", "labels": "x", "fold": 0}, {}, "row 1: fold 0: number the folds from 1"),
+        ({"file": "a", "labels": "x\ny"}, {}, "row 1 has a line break in labels: is a quote left"),
+        ({"file": "a", "v": 1e39}, {"targets": ["v"]}, r"row 1: v 1e\+39 is beyond"),
         ({"file": "a", "labels": "x", "fold": 300}, {}, "row 1: fold 300 is no whole number"),
         ({"file": "a", "labels": "x", "fold": 1.5}, {}, "row 1: fold 1.5 is no whole number"),
         ({"file": "a", "labels": "x", "fold": -1}, {}, "row 1: fold -1 is no whole number"),
@@ -210,6 +239,36 @@ def test_a_fault_is_named_with_its_row(
     write_csv(path, [row])
     with pytest.raises(InputError, match=said):
         table(path, **over)
+
+
+def test_stretches_of_one_file_stay_together(tmp_path: Path) -> None:
+    rows = [
+        {"file": "a.wav", "labels": "x", "start": 0, "end": 2},
+        {"file": "a.wav", "labels": "x", "start": 1, "end": 3},
+        {"file": "b.wav", "labels": "x", "start": 0, "end": 2},
+    ]
+    write_csv(tmp_path / "clips.csv", rows)
+    groups = [row["group"] for row in by_id(table(tmp_path / "clips.csv")).values()]
+    assert groups == ["a.wav", "a.wav", None]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '["a.wav", "x"]',
+        '{"file": "a.wav", "labels": [null, {"a": 1}]}',
+        '{"file": "a.wav", "labels": "x", "id": 123456789012345678901234567890}',
+    ],
+)
+def test_json_lines_of_other_shapes_are_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "clips.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"clips\.jsonl"):
+        table(tmp_path / "clips.jsonl")
+
+
+def test_a_group_that_is_no_number_is_none(tmp_path: Path) -> None:
+    (tmp_path / "clips.jsonl").write_text('{"file": "a.wav", "labels": "x", "group": NaN}\n')
+    assert [row["group"] for row in by_id(table(tmp_path / "clips.jsonl")).values()] == [None]
 
 
 @pytest.mark.parametrize("name", ["clips.csv", "clips.parquet", "clips.jsonl"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from configs.errors import InputError, RecipeMismatch, RunLocked
+from configs.errors import InputError, IntegrityError, RecipeMismatch, RunLocked
 from configs.load import merge
 from configs.schema import Config
 from pipeline import shard
@@ -191,6 +191,41 @@ def test_a_disk_that_goes_away_in_a_shard_makes_no_quarantine(
     shutil.copytree(made_clips, clips, dirs_exist_ok=True)
     assert run_verb(config, "shard") == 0
     assert {row["status"] for row in index_of(config)} == {"ok"}
+
+
+def test_a_lost_plan_is_made_again_or_not_at_all(made_clips: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(made_clips, clips)
+    config = config_of(clips, tmp_path / "run")
+    assert run_verb(config, "shard") == 0
+    before = stamps(config.run)
+    listed = clips / "train_segments.csv"
+    rows = listed.read_text()
+    for name in ("plan.json", "plan.parquet"):
+        (config.run / name).unlink()
+        listed.write_text(rows.rpartition("\n")[0].rpartition("\n")[0] + "\n")
+        with pytest.raises((IntegrityError, RecipeMismatch)):
+            run_verb(config, "shard")
+        assert not (config.run / name).exists(), "no other plan took its place"
+        listed.write_text(rows)
+        assert run_verb(config, "shard") == 0
+    changed = {path.name for path, stamp in stamps(config.run).items() if before[path] != stamp}
+    assert changed == {"plan.json", "plan.parquet"}
+
+
+def test_shards_made_from_another_source_say_so(
+    made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(made_clips, clips)
+    config = config_of(clips, tmp_path / "run")
+    assert run_verb(config, "shard") == 0
+    (row, *_) = index_of(config)
+    (Layout(config.run).commits("shard", "default") / "000000.json").unlink()
+    other = next(path for path in (clips / "audio").iterdir() if path.name != row["source"][6:])
+    shutil.copyfile(other, clips / row["source"])
+    assert run_verb(config, "shard") == 0
+    assert "warning: these are other shards than the ones sealed" in capsys.readouterr().out
 
 
 def test_newer_libraries_do_not_make_a_finished_set_another(

@@ -197,6 +197,28 @@ def test_stratified_shares_hold_within_every_label() -> None:
         assert shares(of_label) == pytest.approx((0.2, 0.1), abs=1 / len(of_label))
 
 
+def test_labels_of_few_clips_have_their_share_together() -> None:
+    """A tenth of five clips is none; of a hundred such labels, it is fifty."""
+    ids = [f"clip{number}" for number in range(500)]
+    labels = [[number // 5] for number in range(500)]
+    config = SplitConfig(rule="stratified", test_share=0.1, valid_share=0.1)
+    made = split_codes(inputs(ids, labels=labels), config).tolist()
+    assert shares(made) == pytest.approx((0.1, 0.1), abs=0.04)
+    of_label = [made[start : start + 5].count(TEST) for start in range(0, 500, 5)]
+    assert set(of_label) == {0, 1}
+
+
+def test_a_large_group_counts_for_what_it_holds() -> None:
+    groups = ["big"] * 300 + [None] * 100
+    ids = [f"clip{number}" for number in range(400)]
+    counts = []
+    for seed in range(40):
+        config = SplitConfig(rule="exact", test_share=0.2, valid_share=0.2, seed=seed)
+        made = split_codes(inputs(ids, groups=groups), config).tolist()
+        counts.append(made.count(TEST))
+    assert sum(counts) / 40 == pytest.approx(80, rel=0.5)
+
+
 def test_a_clip_of_several_labels_counts_for_its_rarest() -> None:
     ids = [f"clip{number}" for number in range(100)]
     labels = [[0, 1] if number < 10 else [0] for number in range(100)]

@@ -90,7 +90,10 @@ def test_damage_is_found_and_repaired(
     findings = verify(run, "full")
     is_unfinished = damage is remove and pattern.startswith("seals/")  # not damage: not done
     assert bool(findings.faults) != is_unfinished
-    assert repair(findings) == 0
+    gone = {path for fault in findings.faults for path in fault.remove if path.exists()}
+    assert repair(run, findings) == 0
+    assert not any(path.exists() for path in gone)
+    assert all((run.damaged / path.relative_to(run.root)).exists() for path in gone)
     config = load_config(run.root, [f"run={run.root}"])
     assert run_verb(config, "all") == 0
     assert verify(run, "deep").faults == []
