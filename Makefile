@@ -19,6 +19,7 @@ READY := $(VENV)/.ready
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@echo '  with CONFIG=configs/esc10.yaml (a file, or a run), ARGS="key=value ...", NAME=ingest'
 
 setup: $(READY) ## make .venv with everything in it (the other targets do this themselves)
 

@@ -56,7 +56,7 @@ def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None 
         where = ", ".join(notes_of(error))
         return _fail(f"{where}: {error}" if where else str(error), error.exit_code)
     except KeyboardInterrupt:
-        stopped = Preempted("stopped; the same command goes on from what is committed")
+        stopped = Preempted("the same command goes on from what is committed")
         return _fail(str(stopped), stopped.exit_code)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
@@ -90,7 +90,8 @@ def _run_directory(path: Path) -> Path:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    word = "stopped" if code == Preempted.exit_code else "error"
+    print(f"{word}: {message}", file=sys.stderr, flush=True)
     return code
 
 

@@ -37,13 +37,14 @@ class Progress:
 
     Args:
         what: the stage, as `shard` or `tokenize fold1`.
-        total: pieces of work that remain.
+        total: pieces of work, those done before included.
         unit: what `amount` counts, as `clips`; the rate is given in it.
+        done: pieces that were finished before.
     """
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
+    def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
         self.what, self.total, self.unit = what, total, unit
-        self._done, self._amount, self._note = 0, 0, ""
+        self._before, self._done, self._amount, self._note = done, done, 0, ""
         self._started_s = time.monotonic()
         self._next_line_s = self._started_s + FIRST_LINE_S
         self._bar = _rich_bar() if sys.stdout.isatty() else None
@@ -51,7 +52,9 @@ class Progress:
     def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task(self.what, total=self.total, note="")
+            self._task = self._bar.add_task(
+                self.what, total=self.total, completed=self._before, note=""
+            )
         return self
 
     def __exit__(
@@ -59,7 +62,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif kind is None and self._done:
+        elif kind is None and self._done > self._before:
             self._show_plain()
 
     def advance(self, amount: int, note: str = "") -> None:
@@ -79,7 +82,7 @@ class Progress:
     def _show_plain(self) -> None:
         elapsed_s = time.monotonic() - self._started_s
         self._next_line_s = self._started_s + 1.5 * elapsed_s + FIRST_LINE_S
-        left_s = elapsed_s / self._done * (self.total - self._done)
+        left_s = elapsed_s / (self._done - self._before) * (self.total - self._done)
         when = f"{left_s:.0f} s left" if self._done < self.total else f"{elapsed_s:.1f} s"
         parts = [f"{self.what}: {self._done}/{self.total}", self._rate(), when, self._note]
         say(", ".join(part for part in parts if part))

@@ -113,11 +113,18 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise ConfigError("command line", [f"{text}: an override is written key.path=value"])
     try:
         tree: Any = yaml.load(value, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
+    except yaml.YAMLError as error:
+        if value.lstrip().startswith(("{", "[")):
+            raise ConfigError("command line", [f"{key}: {value!r} is no YAML: {_short(error)}"]) from None
         tree = value
     for part in reversed(key.split(".")):
         tree = {part: tree}
     return dict(tree)
+
+
+def _short(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None)
+    return str(problem or "a bracket is open")
 
 
 def _describe(fault: Any) -> str:

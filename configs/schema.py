@@ -70,7 +70,7 @@ class AudioConfig(Section):
     """Decoding. `store` says what the audio tars hold: 16-bit FLAC (mono, resampled), the
     source's own bytes, or nothing."""
 
-    sample_rate_hz: PositiveInt = 22_050
+    sample_rate_hz: Annotated[int, Field(ge=1_000, le=768_000)] = 22_050
     store: Literal["flac", "source", "none"] = "flac"
     min_peak: NonNegativeFloat = 1e-4  # of full scale (-80 dBFS); quieter clips are silent
 

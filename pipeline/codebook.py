@@ -29,6 +29,7 @@ from shards.seal import Seal
 FORMAT = 1
 STATE_NAME = "state"  # a hash, then safetensors
 STAMP_BYTES = 32
+FEW_A_CENTROID = 10  # frames
 
 Metrics = dict[str, dict[str, Any]]
 
@@ -46,6 +47,8 @@ def run(config: Config, layout: Layout, _: OpenClient) -> None:
         else:
             draw = draw_frames(seal, config.codebook, config.split, fold)
             say(f"codebook {name}: {len(draw.train_ND)} frames drawn, faiss on {device}")
+            if len(draw.train_ND) < FEW_A_CENTROID * config.codebook.k:
+                say(f"warning: few frames for k={config.codebook.k} centroids; lower codebook.k")
             state = _train(layout, name, config.codebook, draw, fingerprint, device)
             codebook = _codebook(config, seal, state)
             metrics = measure(codebook, draw)
@@ -72,7 +75,7 @@ def _train(
     state = _resume(path, fingerprint) or kmeans.start(draw.train_ND, config)
     if state.passes:
         say(f"codebook {name}: going on after pass {state.passes} of {config.passes}")
-    with Progress(f"codebook {name}", config.passes - state.passes, "frames") as progress:
+    with Progress(f"codebook {name}", config.passes, "frames", state.passes) as progress:
         for after_pass in kmeans.train(state, draw.train_ND, config, device):
             write_whole(layout.partial, path, _state_bytes(after_pass, fingerprint))
             progress.advance(len(draw.train_ND))
@@ -151,10 +154,10 @@ def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: st
 def summary(name: str, codebook: Codebook, metrics: Metrics) -> str:
     """One line for people."""
     part, title = ("holdout", "held-out") if "holdout" in metrics else ("train", "training")
+    train = metrics["train"]
     return (
-        f"codebook {name}: {title} error {metrics[part]['error']:.4g}, perplexity "
-        f"{metrics[part]['perplexity']:.0f}, {metrics['train']['used']} of {codebook.k} tokens in "
-        "use"
+        f"codebook {name}: {title} error {metrics[part]['error']:.4g}; of the training frames "
+        f"{train['used']} of {codebook.k} tokens, perplexity {train['perplexity']:.0f}"
     )
 
 

@@ -70,6 +70,11 @@ def training_clips(seal: Seal, split: SplitConfig, fold: int | None) -> set[str]
     """Ids of the decoded clips that train, under the split rule."""
     table = read_index(seal.layout, seal.records, [*SPLIT_COLUMNS, "status"])
     inputs = SplitInputs.of_index(decoded(table))
+    if not inputs.ids:
+        raise InputError(
+            f"{seal.layout.root}: not one clip was decoded; `python -m pipeline status` says why "
+            "(files that are too long: source.windows.length_s=10 cuts them)"
+        )
     codes = split_codes(inputs, split, fold)
     return {clip_id for clip_id, code in zip(inputs.ids, codes, strict=True) if code == TRAIN}
 

@@ -13,7 +13,7 @@ from cluster.launch import OpenClient
 from cluster.submit import run_tasks
 from configs.cli import QUARANTINE_EXIT_CODE
 from configs.console import Progress, say
-from configs.errors import AudiolexError, IntegrityError, StageFailed, notes_of
+from configs.errors import AudiolexError, InputError, IntegrityError, StageFailed, notes_of
 from configs.load import dump_config
 from configs.schema import Config
 from shards.atomic import create_whole, make_directory, sweep, write_whole
@@ -42,7 +42,10 @@ Task = TypeVar("Task", bound=ShardJob)
 def driving(config: Config, verb: str) -> Iterator[Layout]:
     """Hold the run for one verb; raises RunLocked where another driver is at work."""
     layout = Layout(config.run)
-    make_directory(layout.root)
+    try:
+        make_directory(layout.root)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"run: {layout.root} is no directory, and none can be made") from None
     with hold(layout.lock):
         sweep(layout.partial)
         text = dump_config(config).encode()
@@ -150,6 +153,6 @@ def quarantine_exit_code(config: Config, layout: Layout) -> int:
     say(
         f"warning: {refused} of {total} clips ({refused / total:.1%}) are in quarantine, above "
         f"quarantine.max_share={config.quarantine.max_share:g}; "
-        f"`python -m pipeline status {layout.root}` lists them by reason"
+        f"`python -m pipeline status {layout.root}` lists them; a higher max_share goes on"
     )
     return QUARANTINE_EXIT_CODE

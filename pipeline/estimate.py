@@ -7,7 +7,9 @@ import pyarrow.compute as pc
 
 from configs.console import say
 from configs.schema import Config
+from pipeline.audio.frames import check_filters
 from pipeline.planning import catalogue as offered
+from pipeline.planning import say_splits
 from shards.plan import Catalogue, clips_per_shard
 
 NOMINAL_CLIP_S = 10.0  # where a source declares no durations
@@ -19,6 +21,7 @@ FRAME_BYTES_PER_MEL = 1.45  # float16 after blosc
 
 def run(config: Config) -> int:
     """Print counts, shards, bytes and core-hours for each source set and for all."""
+    check_filters(config.audio.sample_rate_hz, config.frames)
     catalogue = offered(config)
     per_shard = clips_per_shard(catalogue.clips.num_rows, config.shards)
     say(f"{'set':<14}{'clips':>10}{'labels':>10}{'classes':>9}{'shards':>8}{'GB':>9}{'core-h':>8}")
@@ -29,6 +32,7 @@ def run(config: Config) -> int:
     if len(sets) > 1:
         say(_line(config, "all", catalogue.clips, per_shard))
     say(_footer(config, catalogue, per_shard))
+    say_splits(config.split, catalogue.clips)
     return 0
 
 

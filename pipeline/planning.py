@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from configs.console import say
 from configs.errors import InputError
-from configs.schema import Config
+from configs.schema import Config, SplitConfig
 from configs.sources import Source
 from pipeline.sources import read_source, source_lists
 from pipeline.windows import cut
@@ -14,6 +19,7 @@ from shards import plan as plans
 from shards.atomic import sha256_file
 from shards.commit import StageLog
 from shards.plan import Catalogue, Plan
+from shards.splits import CUTS, SPLITS, SplitInputs, split_codes
 
 
 def catalogue(config: Config) -> Catalogue:
@@ -45,6 +51,20 @@ def frozen_plan(config: Config, log: StageLog) -> Plan:
     asked["lists"] |= {key: stored["lists"][key] for key in gone & stored["lists"].keys()}
     plans.check_recipe(layout, asked)
     return plans.load_bound(layout)
+
+
+def say_splits(config: SplitConfig, clips: pa.Table) -> None:
+    """How many clips train, validate and test, before hours are spent on them; raises InputError
+    where none is left to train on, or a group is torn apart."""
+    inputs = SplitInputs.of_index(clips)
+    declared = Counter(inputs.declared)
+    if config.rule in CUTS and declared.keys() - {"train"}:
+        listed = ", ".join(f"{declared[name]} {name}" for name in SPLITS)
+        say(f"warning: the source says {listed}; split.rule={config.rule} cuts all clips anew")
+    for fold in config.folds or (None,):
+        counts = np.bincount(split_codes(inputs, config, fold), minlength=len(SPLITS))
+        listed = ", ".join(f"{count} {name}" for name, count in zip(SPLITS, counts, strict=True))
+        say(f"split{'' if fold is None else f' of fold {fold}'}: {listed} clips")
 
 
 def recipe(config: Config) -> dict[str, Any]:

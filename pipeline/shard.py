@@ -20,7 +20,7 @@ from pipeline.audio.decode import RESAMPLER
 from pipeline.audio.frames import check_filters
 from pipeline.audio.sandbox import own_sandbox
 from pipeline.driver import run_shards
-from pipeline.planning import frozen_plan
+from pipeline.planning import frozen_plan, say_splits
 from pipeline.reading import ClipReader
 from pipeline.shard_task import Row, ShardTask, make_shard
 from pipeline.storage import require
@@ -30,6 +30,7 @@ from shards.index import NAME, STAGE, decoded, read_shard_index
 from shards.layout import Layout
 from shards.plan import Plan
 from shards.seal import find_seal, write_seal
+from shards.splits import SPLIT_COLUMNS
 from shards.statistics import Moments
 
 FORMAT = 2
@@ -45,7 +46,10 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     fingerprint = log.open(_recipe_of_what_is_missing(log, config, plan))
     group = write_group(layout, _group_attributes(config))
     done = log.committed()
-    witness = _witness(config, plan, log) if len(done) < plan.num_shards else {}
+    witness: Row = {}
+    if len(done) < plan.num_shards:
+        say_splits(config.split, plan.table(SPLIT_COLUMNS))
+        witness = _witness(config, plan, log)
     tasks = [
         task_of(config, layout, shard, fingerprint, witness) for shard in range(plan.num_shards)
     ]

@@ -11,6 +11,9 @@ from shards.commit import StageLog
 from shards.index import NAME, STAGE, refusals
 from shards.layout import Layout
 from shards.seal import find_seal
+from shards.verify import stage_logs
+
+TOTALS = {STAGE: None, "codebook": 1, "tokenize": None, "fit": 1}  # None: one a shard
 
 
 def run(config: Config) -> int:
@@ -21,12 +24,20 @@ def run(config: Config) -> int:
         return 0
     plan = plans.load(layout)
     say(f"{layout.root}: {plan.num_clips} clips in {plan.num_shards} shards")
-    _say_stage(layout, STAGE, NAME, plan.num_shards)
-    for name, _ in codebook_names(config.codebook, config.split):
-        _say_stage(layout, "codebook", name, 1)
-        _say_stage(layout, "tokenize", name, plan.num_shards)
+    for stage, total in TOTALS.items():
+        for name in _names(layout, stage, config):
+            _say_stage(layout, stage, name, total or plan.num_shards)
     say_quarantine(layout)
     return 0
+
+
+def _names(layout: Layout, stage: str, config: Config) -> list[str]:
+    """What stands under a stage, and what the config asks for."""
+    begun = [log.name for log in stage_logs(layout) if log.stage == stage]
+    if stage == STAGE:
+        return [NAME]
+    wanted = codebook_names(config.codebook, config.split) if stage != "fit" else []
+    return list(dict.fromkeys([*begun, *(name for name, _ in wanted)]))
 
 
 def _say_stage(layout: Layout, stage: str, name: str, total: int) -> None:

@@ -95,13 +95,13 @@ def join(root: str, path: str) -> str:
     return f"{root.rstrip('/')}/{path}"
 
 
-def require(root: str, config_key: str = "source.root") -> None:
+def require(root: str) -> None:
     """Raises InputError if the root itself is not there: not one clip would decode."""
     if is_remote(root):
         if not _file_system(root).exists(root):
-            raise InputError(f"{config_key}: nothing at {root}")
+            raise InputError(f"source.root: nothing at {root}")
     elif not Path(root).is_dir():
-        raise InputError(f"{config_key}: {root} is no directory; set it to where the audio is")
+        raise InputError(f"source.root: {root} is no directory; set it to where the audio is")
 
 
 def _file_system(root: str) -> Any:

@@ -116,7 +116,11 @@ class Plan:
         return pq.ParquetFile(self.table_path).read_row_group(shard)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        return pq.read_table(self.table_path, columns=[name]).column(name)
+        return self.table([name]).column(name)
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """Some columns of all clips."""
+        return pq.read_table(self.table_path, columns=list(columns))
 
 
 def freeze(

@@ -118,5 +118,8 @@ def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -
         reader, codebook, fingerprint, plan.classes, plan.task, tuple(inputs.ids), splits
     )
     if not len(data.rows(data.test_split)):
-        raise InputError("split: no clip is left to test or validate on; set split.valid_share")
+        raise InputError(
+            "split: no clip is left to test or validate on: raise split.valid_share, or give more "
+            "clips (those of one group, as the windows of a file, stay together)"
+        )
     return data

@@ -107,7 +107,8 @@ def summary(scored: list[tuple[Job, dict[str, Any]]]) -> dict[str, float]:
 
 def _say_table(scored: list[tuple[Job, dict[str, Any]]]) -> None:
     columns = [name for name in (*SHOWN, "prior_map") if any(name in s for _, s in scored)]
-    say("".join([f"{'model':<22}", *(f"{name:>11}" for name in columns)]))
+    say("".join([f"{'model':<22}{'clips':>12}", *(f"{name:>11}" for name in columns)]))
     for job, scores in scored:
         cells = [f"{100 * scores[name]:>10.2f}%" for name in columns]
-        say("".join([f"{job.name:<22}", *cells]))
+        scored_on = f"{scores['clips']} {scores['split']}"
+        say("".join([f"{job.name:<22}{scored_on:>12}", *cells]))

@@ -15,6 +15,7 @@ matplotlib.use("agg")  # no display, wherever this runs
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 INK = "#8a8f98"  # reads on white and on near-black
 BLUE, ORANGE, GREEN = "#3b82c4", "#d9822b", "#3a9d6e"
@@ -40,6 +41,7 @@ def curves(records: list[dict[str, Any]]) -> str:
     valid = [(r["step"], r["valid_loss"], r["valid_map"]) for r in records if "valid_loss" in r]
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 2.8))
+        right.set_visible(bool(valid))
         left.plot(*zip(*train, strict=True), color=BLUE, label="training")
         if valid:
             steps, losses, maps = zip(*valid, strict=True)
@@ -58,6 +60,8 @@ def token_usage(counts_K: npt.NDArray[np.int64]) -> str:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(4.4, 2.8))
         axes.loglog(np.arange(1, len(used) + 1), used / used.sum(), color=GREEN)
+        for axis in (axes.xaxis, axes.yaxis):  # over less than a decade they would overlap
+            axis.set_minor_formatter(NullFormatter())
         _label(axes, "rank of the token", "share of all tokens")
         return _svg(figure)
 
@@ -106,5 +110,5 @@ def _svg(figure: Figure) -> str:
         buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None}
     )
     plt.close(figure)
-    text = buffer.getvalue()
+    text = buffer.getvalue().replace(INK, "currentColor")  # what the page calls soft
     return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

@@ -5,9 +5,11 @@ What is committed is seen before torch is imported, so a second `fit` answers at
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from configs.console import say
 from configs.errors import Preempted
-from configs.load import dump_config
+from configs.load import dump_config, load_config
 from configs.schema import Config
 from shards.atomic import sweep, write_whole
 from shards.events import timed
@@ -15,6 +17,8 @@ from shards.layout import Layout
 from shards.lock import hold
 from train.jobs import Job, jobs, recipe
 from train.stop import Stop
+
+OF_THE_PIPELINE = ("run", "source", "shards", "audio", "frames", "quarantine", "cluster")
 
 
 def run(config: Config) -> int:
@@ -30,8 +34,17 @@ def run(config: Config) -> int:
                 raise Preempted(f"stopped before fit {job.name}; run again")
             with hold(job.directory / "fit.lock"):
                 fit_job(config, job, stop)
-                write_whole(job.partial, layout.config, dump_config(config).encode())
+        _save_config(config, layout, job.partial)
     return 0
+
+
+def _save_config(config: Config, layout: Layout, partial: Path) -> None:
+    """Let the run stand for these models from now on; of the sections that no model was checked
+    against, the run's own stay. Only once all is done: a refused config replaces nothing."""
+    saved = load_config(layout.root) if layout.config.exists() else config
+    kept = {name: getattr(saved, name) for name in OF_THE_PIPELINE}
+    text = dump_config(config.model_copy(update=kept))
+    write_whole(partial, layout.config, text.encode())
 
 
 def fit_job(config: Config, job: Job, stop: Stop) -> None:

@@ -94,7 +94,7 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
     model.to(fit.device).train()
     optimizer = build_optimizer(model, fit.lr, fit.config.weight_decay)
     first_step = _resume(fit, model, optimizer)
-    with stop.deferring(), Progress(fit.title, fit.num_steps - first_step, "clips") as progress:
+    with stop.deferring(), Progress(fit.title, fit.num_steps, "clips", first_step) as progress:
         for step in range(first_step, fit.num_steps):
             log = _step(fit, model, optimizer, step)
             done = step + 1

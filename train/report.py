@@ -9,8 +9,10 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from configs.console import say
+from configs.frames import FramesConfig
 from configs.load import dump_config
 from configs.schema import BagModel, Config
 from pipeline.audio.refusal import REASONS
@@ -27,6 +29,7 @@ from train.evaluate import scores_of
 from train.jobs import JOURNAL_NAME, Job, jobs
 from train.journal import Journal
 
+FRAMES: TypeAdapter[FramesConfig] = TypeAdapter(FramesConfig)
 REPORT_NAME = "report.html"
 SCORES = {
     "accuracy": "accuracy",
@@ -36,16 +39,19 @@ SCORES = {
     "hamming": "Hamming score",
 }
 STYLE = """
-:root { color-scheme: light dark; --line: #8a8f9840; --bar: #3b82c4; }
+:root { color-scheme: light dark; --line: #8a8f9840; --bar: #3b82c4; --soft: #5b616b; }
+@media (prefers-color-scheme: dark) { :root { --soft: #a3a9b3; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 .bar { display: inline-block; height: .6em; background: var(--bar); border-radius: 2px; }
-.scroll { overflow-x: auto; } svg { max-width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+svg { max-width: 100%; min-width: 34rem; height: auto; color: var(--soft); }
 pre { overflow-x: auto; padding: 1rem; border: 1px solid var(--line); border-radius: 6px; }
-p.note { color: #8a8f98; }
+p.note { color: var(--soft); }
 """
 
 
@@ -55,6 +61,7 @@ def run(config: Config) -> int:
     with timed(layout, "report"):
         for job in jobs(config):
             if isinstance(job.model, BagModel):
+                say(f"report {job.name}: a bag's scores stand in the reports of the other models")
                 continue
             path = job.directory / REPORT_NAME
             write_whole(job.partial, path, build(config, job).encode())
@@ -155,7 +162,8 @@ def _clip_section(config: Config, data: TokenData) -> str:
     names = ", ".join(
         data.classes[c].name for c in np.flatnonzero(data.targets(np.array([row]))[0])
     )
-    hop_s = config.frames.hop_samples(config.audio.sample_rate_hz) / config.audio.sample_rate_hz
+    rate_hz = data.codebook.sample_rate_hz
+    hop_s = FRAMES.validate_python(dict(data.codebook.frames)).hop_samples(rate_hz) / rate_hz
     return (
         f'<p class="note">{escape(data.ids[row])}: {escape(names)}</p>'
         f"{figures.spectrogram(frames_TM, tokens_T, data.codebook.k, hop_s)}"

@@ -14,7 +14,7 @@ REASONS = {
     "bad_rate": "a sample rate that no recording has",
     "too_many_channels": "more channels than a recording has",
     "too_long": "longer than source.max_clip_s; `windows` in the source cuts long files",
-    "no_samples": "the file declares audio but holds none",
+    "no_samples": "no audio in the file, or none in the clip's stretch of it",
     "not_finite": "NaN, infinite or absurdly large samples",
     "silent": "all samples below audio.min_peak",
     "constant": "every sample has the same value",

@@ -22,6 +22,7 @@ def read(source: FolderSource) -> Catalogue:
 
     Raises InputError where there are no files in directories.
     """
+    storage.require(source.root)
     found = storage.files(source.root)
     paths = [path for path in found if storage.is_audio_name(path) and "/" in path]
     if not paths:

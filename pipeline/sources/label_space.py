@@ -72,9 +72,10 @@ class LabelMap:
         of_mid = encoded.indices.to_numpy(zero_copy_only=False)
         first = int(np.flatnonzero(of_mid == strangers[0])[0])
         clip = int(np.searchsorted(np.cumsum(_lengths(lists)), first, side="right"))
+        more = f" (and {len(strangers) - 1} more labels)" if len(strangers) > 1 else ""
         raise InputError(
             f"{where}: {ids[clip].as_py()}: label {known[strangers[0]]!r} is not in the class "
-            f"list, {self.classes_from} (and {len(strangers) - 1} more labels); "
+            f"list, {self.classes_from}{more}; "
             "source.labels.drop_others=true leaves them out"
         )
 

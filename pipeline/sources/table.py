@@ -124,9 +124,10 @@ class _Columns:
     def labels(self) -> list[list[str]]:
         name = self._source.columns.labels
         if name not in self._table.column_names:
+            there = ", ".join(self._table.column_names)
             raise InputError(
                 f"{self._source.table} has no column {name}: name it in source.columns.labels, or "
-                "name columns of numbers in source.targets"
+                f"name columns of numbers in source.targets; it has {there}"
             )
         return [self._names(row, value) for row, value in enumerate(self.optional(name))]
 

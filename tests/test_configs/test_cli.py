@@ -71,8 +71,8 @@ def test_dry_run_takes_the_place_of_the_verb(job: str) -> None:
         (NotMadeYet("run shard first"), 2, "run shard first"),
         (RunLocked("pid 5 is at work"), 1, "pid 5 is at work"),
         (DifferentBytes("other bytes"), 1, "other bytes"),
-        (Preempted("stopped"), 75, "stopped"),
-        (KeyboardInterrupt(), 75, "stopped; the same command goes on from what is committed"),
+        (Preempted("saved step 5"), 75, "saved step 5"),
+        (KeyboardInterrupt(), 75, "the same command goes on from what is committed"),
         (OSError(28, "No space left on device", "/x"), 1, "No space left on device: /x"),
         (OSError("strange"), 1, "strange"),
     ],
@@ -83,7 +83,7 @@ def test_errors_become_an_exit_code_and_one_message(
 ) -> None:
     assert main("pkg", raising(error), ["make", job]) == code
     out, err = capsys.readouterr()
-    assert (out, err) == ("", f"error: {said}\n")
+    assert (out, err) == ("", f"{'stopped' if code == 75 else 'error'}: {said}\n")
 
 
 @pytest.mark.parametrize("override", ["codebook.k=one", "codbook.k=1", "nonsense"])
@@ -156,5 +156,5 @@ def test_a_signal_ends_a_command_with_75(number: int, job: str) -> None:
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert err.startswith("error: stopped")
+    assert err.startswith("stopped: ")
     assert "Traceback" not in err
