@@ -115,7 +115,9 @@ def _parse_override(text: str) -> dict[str, Any]:
         tree: Any = yaml.load(value, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         if value.lstrip().startswith(("{", "[")):
-            raise ConfigError("command line", [f"{key}: {value!r} is no YAML: {_short(error)}"]) from None
+            raise ConfigError(
+                "command line", [f"{key}: {value!r} is no YAML: {_short(error)}"]
+            ) from None
         tree = value
     for part in reversed(key.split(".")):
         tree = {part: tree}

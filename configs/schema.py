@@ -21,7 +21,7 @@ from pydantic import (
 
 from configs.frames import FramesConfig, MelFrames
 from configs.section import Name, Section, Share
-from configs.sources import Source
+from configs.sources import Source, TableSource
 
 MEMORY_PATTERN = r"^(auto|[0-9.]+ ?([kMGT]i?)?B)$"
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -213,6 +213,21 @@ class Config(Section):
         if unknown:
             known = ", ".join(self.models) or "none"
             raise ValueError(f"model: no entry {', '.join(unknown)} under models (known: {known})")
+        return self
+
+    @model_validator(mode="after")
+    def _models_learn_labels(self) -> Self:
+        if self.model and isinstance(self.source, TableSource) and self.source.targets:
+            raise ValueError(
+                "model: models here learn labels, source.targets are numbers: leave one out "
+                "(model=[] makes tokens and stops there)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _source_bytes_are_of_one_clip(self) -> Self:
+        if self.audio.store == "source" and self.source.windows is not None:
+            raise ValueError("audio.store=source: windows are parts of files; use flac or none")
         return self
 
     @model_validator(mode="after")

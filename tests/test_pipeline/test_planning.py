@@ -79,6 +79,30 @@ def test_a_disk_that_is_not_mounted_is_no_set_of_missing_clips(clips: Path, tmp_
     assert run_verb(config_of(clips, tmp_path / "run"), "shard") == 0
 
 
+def test_splits_are_counted_before_anything_is_decoded(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(clips, tmp_path / "run", split={"valid_share": 0})
+    assert run_verb(config, "shard") == 0
+    assert "split: 51 train, 0 valid, 13 test clips" in capsys.readouterr().out
+    anew = {"rule": "exact", "test_share": 0.25, "valid_share": 0.25}
+    assert run_verb(config_of(clips, tmp_path / "anew", split=anew), "shard") == 0
+    said = capsys.readouterr().out
+    assert "warning: the source says 51 train, 0 valid, 13 test; split.rule=exact cuts" in said
+    assert "split: 32 train, 16 valid, 16 test clips" in said
+    nothing = {"rule": "first_letter", "letters": "".join(map(chr, range(33, 127)))}
+    with pytest.raises(InputError, match="no clip is left to train on"):
+        run_verb(config_of(clips, tmp_path / "nothing", split=nothing), "shard")
+    assert not list((tmp_path / "nothing").glob("commits/*/*/0*.json"))
+
+
+def test_a_run_that_is_a_file_is_named(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for run in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"run: .*file.* is no directory"):
+            run_verb(config_of(clips, run), "shard")
+
+
 # --- where people keep AudioSet -------------------------------------------------------------------
 
 

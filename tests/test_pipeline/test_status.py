@@ -26,6 +26,22 @@ def test_status_prints_every_reason_with_an_example(
     assert "0 of 1 committed" in "\n".join(lines)
 
 
+def test_status_lists_what_other_configs_made(
+    finished: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = finished.model_dump(mode="json")
+    tree["codebook"]["name"] = "k8"
+    assert status.run(Config.model_validate(tree)) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "codebook: 1 of 1",
+        "codebook k8: 0 of 1",
+        "fit bag: 1 of 1",
+        "fit linear: 1 of 1",
+    ):
+        assert line in said
+
+
 def test_status_of_a_run_that_is_not_begun(
     make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from configs.errors import ConfigError, Preempted, RecipeMismatch
-from configs.load import dump_config
+from configs.load import dump_config, load_config
 from configs.schema import BertModel, Config, LinearModel, LstmModel
 from shards.commit import StageLog
 from shards.layout import Layout
@@ -297,6 +297,27 @@ def test_other_settings_are_refused_and_free_ones_are_not(copy_run: CopyRun) -> 
     with pytest.raises(RecipeMismatch, match=r"train.batch_size: 16 there, 8 now"):
         fit.run(other)
     assert weights.read_bytes() == before
+
+
+def test_a_refused_config_replaces_nothing(copy_run: CopyRun) -> None:
+    """The bag does not look at the learning rate; the run must not stand for one that `linear`
+    refuses."""
+    config = copy_run()
+    saved = Layout(config.run).config
+    before = saved.read_bytes()
+    rate = config.train.model_copy(update={"lr": 0.7})
+    with pytest.raises(RecipeMismatch, match="train.lr"):
+        fit.run(config.model_copy(update={"train": rate}))
+    assert saved.read_bytes() == before
+
+
+def test_the_saved_config_keeps_what_no_model_was_checked_against(copy_run: CopyRun) -> None:
+    config = copy_run()
+    audio = config.audio.model_copy(update={"sample_rate_hz": 16_000})
+    assert fit.run(config.model_copy(update={"audio": audio, "model": ("bag",)})) == 0
+    saved = load_config(config.run)
+    assert saved.audio == config.audio
+    assert saved.model == ("bag",)
 
 
 def test_the_cure_for_too_few_positions_works(copy_run: CopyRun) -> None:
