@@ -43,8 +43,8 @@ demo: $(READY) ## generate clips, run everything on them, end at scores and a re
 	$(BIN)/python -m pipeline.synth data/demo
 	$(BIN)/python -m pipeline all configs/demo.yaml $(ARGS)
 	$(BIN)/python -m train fit configs/demo.yaml $(ARGS)
-	$(BIN)/python -m train report configs/demo.yaml $(ARGS)
 	$(BIN)/python -m train eval configs/demo.yaml $(ARGS)
+	$(BIN)/python -m train report configs/demo.yaml $(ARGS)
 
 all: $(READY) ## the whole job of CONFIG: pipeline all, train fit, train eval
 	$(BIN)/python -m pipeline all $(CONFIG) $(ARGS)

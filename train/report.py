@@ -49,7 +49,7 @@ th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(-
 th:first-child, td:first-child { text-align: left; }
 .bar { display: inline-block; height: .6em; background: var(--bar); border-radius: 2px; }
 .scroll { overflow-x: auto; }
-svg { max-width: 100%; min-width: 34rem; height: auto; color: var(--soft); }
+svg { display: block; color: var(--soft); }
 pre { overflow-x: auto; padding: 1rem; border: 1px solid var(--line); border-radius: 6px; }
 p.note { color: var(--soft); }
 """
