@@ -126,14 +126,12 @@ def measure(codebook: Codebook, draw: Draw) -> Metrics:
 
 
 def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: str) -> None:
-    layout, contents = (
-        log.layout,
-        {
-            FILE_NAME: codebook.to_bytes(),
-            "codebook.json": _pretty(codebook.header()),
-            "metrics.json": _pretty(metrics),
-        },
-    )
+    layout = log.layout
+    contents = {
+        FILE_NAME: codebook.to_bytes(),
+        "codebook.json": _pretty(codebook.header()),
+        "metrics.json": _pretty(metrics),
+    }
     files = tuple(
         publish_bytes(layout.partial, layout.root, layout.codebook(log.name) / file_name, data)
         for file_name, data in contents.items()

@@ -50,7 +50,25 @@ def frozen_plan(config: Config, log: StageLog) -> Plan:
     gone = {key for key, sha256 in asked["lists"].items() if sha256 is None}
     asked["lists"] |= {key: stored["lists"][key] for key in gone & stored["lists"].keys()}
     plans.check_recipe(layout, asked)
-    return plans.load_bound(layout)
+    plan = plans.load_bound(layout)
+    if config.source.kind == "folder":
+        _say_new_files(config, plan)
+    return plan
+
+
+def _say_new_files(config: Config, plan: Plan) -> None:
+    """A directory is its own list, and a plan stands: what was added since is not in the run. What
+    was removed may have been removed for good reason."""
+    try:
+        there = set(read_source(config.source).clips.column("path").to_pylist())
+    except InputError:  # all of it is gone
+        return
+    new = there.difference(plan.column("path").to_pylist())
+    if new:
+        say(
+            f"warning: {len(new)} files below {config.source.root} came after the plan and are not "
+            f"in it, as {min(new)}; another run=DIR takes them"
+        )
 
 
 def say_splits(config: SplitConfig, clips: pa.Table) -> None:

@@ -125,8 +125,9 @@ def unnamed(layout: Layout, named: Iterable[Path]) -> list[Path]:
         if log.stage == "codebook" and not log.committed()
     }
     found = []
-    for name in DATA_DIRECTORIES:
-        for path in sorted((layout.root / name).rglob("*")):
+    places = [*((layout.root / name).rglob("*") for name in DATA_DIRECTORIES)]
+    for paths in [*places, layout.root.glob("statistics-*.json")]:
+        for path in sorted(paths):
             is_ours = path in known or path.parent in logs or path.parent in unfinished
             if path.is_file() and not is_ours:
                 found.append(path)

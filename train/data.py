@@ -96,10 +96,10 @@ class TokenData:
             torch.from_numpy(self.targets(rows)),
         )
 
-    def batches(self, rows: Rows, num_clips: int) -> Iterator[Batch]:
-        """All of some rows in their order, `num_clips` at a time."""
-        for start in range(0, len(rows), num_clips):
-            yield self.batch(rows[start : start + num_clips])
+    def batches(self, rows: Rows, at_once: int) -> Iterator[Batch]:
+        """All of some rows in their order, `at_once` at a time."""
+        for start in range(0, len(rows), at_once):
+            yield self.batch(rows[start : start + at_once])
 
 
 def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -> TokenData:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,6 +27,7 @@ from train.jobs import Job, jobs, recipe
 
 SCORES_NAME = "scores.parquet"
 EVAL_NAME = "eval.json"
+FloatsNC = npt.NDArray[np.float32]
 SHOWN = ("accuracy", "map", "f1_micro", "f1_macro", "hamming")
 
 
@@ -85,7 +87,7 @@ def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     return scores
 
 
-def _keep_logits(job: Job, ids: list[str], logits_NC: Any, targets_NC: Any) -> None:
+def _keep_logits(job: Job, ids: list[str], logits_NC: FloatsNC, targets_NC: FloatsNC) -> None:
     labels = [np.flatnonzero(targets_C).tolist() for targets_C in targets_NC]
     table = pa.table({"id": ids, "logits": list(logits_NC), "labels": labels})
     with Attempt(job.partial, "scores") as attempt:

@@ -21,10 +21,13 @@ CARD_NAME = "model.json"
 CHECKPOINTS_NAME = "checkpoints"
 JOURNAL_NAME = "metrics.jsonl"
 FORMAT = 1
-# Settings of `train` that decide speed and safety but no weights, or that a model overrides.
+# Settings of `train` that decide speed and safety, but no weights.
 FREE_SETTINGS = {
-    *("device", "threads", "checkpoint_every_steps", "keep_checkpoints", "evaluate_every_epochs"),
-    *("epochs", "lr"),
+    "device",
+    "threads",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "evaluate_every_epochs",
 }
 
 
@@ -60,15 +63,13 @@ class Job:
     def log(self) -> StageLog:
         return StageLog(self.layout, STAGE, self.name, self.partial)
 
-    def epochs(self, config: TrainConfig) -> int:
-        """The model's own number, or the recipe's."""
-        own = self.model.epochs if isinstance(self.model, NeuralModel) else None
-        return own or config.epochs
-
-    def lr(self, config: TrainConfig) -> float:
-        """The model's own rate, or the recipe's."""
-        own = self.model.lr if isinstance(self.model, NeuralModel) else None
-        return own or config.lr
+    def settings(self, config: TrainConfig) -> TrainConfig:
+        """The recipe of the training, with the model's own number of epochs and rate if it has
+        them."""
+        if not isinstance(self.model, NeuralModel):
+            return config
+        own = {"epochs": self.model.epochs, "lr": self.model.lr}
+        return config.model_copy(update={name: v for name, v in own.items() if v is not None})
 
     def record(self) -> CommitRecord | None:
         """The commit record of the trained model, None before `fit` has finished."""
@@ -102,5 +103,4 @@ def recipe(config: Config, job: Job) -> dict[str, Any]:
 def _training_recipe(config: Config, job: Job) -> dict[str, Any]:
     if not isinstance(job.model, NeuralModel):
         return {}
-    settings = config.train.model_dump(mode="json", exclude=FREE_SETTINGS)
-    return settings | {"epochs": job.epochs(config.train), "lr": job.lr(config.train)}
+    return job.settings(config.train).model_dump(mode="json", exclude=FREE_SETTINGS)

@@ -47,8 +47,6 @@ class Fit:
     fingerprint: str
     data: TokenData
     config: TrainConfig
-    lr: float
-    epochs: int
     device: torch.device
 
     @cached_property
@@ -57,7 +55,7 @@ class Fit:
 
     @property
     def num_positions(self) -> int:
-        return self.epochs * len(self.rows)
+        return self.config.epochs * len(self.rows)
 
     @property
     def num_steps(self) -> int:
@@ -92,7 +90,7 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
     loss stops being a number, with the last good checkpoint kept.
     """
     model.to(fit.device).train()
-    optimizer = build_optimizer(model, fit.lr, fit.config.weight_decay)
+    optimizer = build_optimizer(model, fit.config.lr, fit.config.weight_decay)
     first_step = _resume(fit, model, optimizer)
     with stop.deferring(), Progress(fit.title, fit.num_steps, "clips", first_step) as progress:
         for step in range(first_step, fit.num_steps):
@@ -115,7 +113,7 @@ def _step(
 ) -> dict[str, float]:
     """One optimizer update over a global batch, in micro-batches of the configured size."""
     started_s = time.monotonic()
-    lr = learning_rate(step, fit.num_steps, fit.lr, fit.config)
+    lr = learning_rate(step, fit.num_steps, fit.config)
     for group in optimizer.param_groups:
         group["lr"] = lr
     start, stop = fit.position(step), fit.position(step + 1)

@@ -29,12 +29,13 @@ def build_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.o
     return torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=True)
 
 
-def learning_rate(step: int, num_steps: int, lr: float, config: TrainConfig) -> float:
-    """The rate of step 0, 1 ... : linear warm-up to `lr`, then constant, or half a cosine to 0."""
+def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
+    """The rate of step 0, 1 ... : linear warm-up to `config.lr`, then constant, or half a cosine
+    to 0."""
     warmup_steps = config.warmup_share * num_steps
     if step < warmup_steps:
-        return lr * (step + 1) / (warmup_steps + 1)
+        return config.lr * (step + 1) / (warmup_steps + 1)
     if config.schedule == "constant":
-        return lr
+        return config.lr
     progress = (step - warmup_steps) / max(1.0, num_steps - warmup_steps)
-    return lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -60,9 +60,7 @@ def _train(
         partial=job.partial,
         fingerprint=fingerprint,
         data=data,
-        config=config.train,
-        lr=job.lr(config.train),
-        epochs=job.epochs(config.train),
+        config=job.settings(config.train),
         device=choose_device(config.train.device),
     )
     num_parameters = sum(parameter.numel() for parameter in model.parameters())

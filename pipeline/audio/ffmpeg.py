@@ -48,7 +48,7 @@ def read(source: Source, demuxer: str, promised: int | None, window: Window) -> 
         check_length(wanted, rate_hz, window)
         ends = (end, None if window.end_s is None else round(window.end_s * rate_hz))
         most = start + check_length(None, rate_hz, window)
-        stop = min(most, *(most if end is None else end for end in ends))
+        stop = min(end for end in (most, *ends) if end is not None)
         samples_NC = _decode(container, stream, start, stop)
     check_length(len(samples_NC), rate_hz, window)
     return Samples(samples_NC, rate_hz, wanted, "ffmpeg")

@@ -16,6 +16,7 @@ import soundfile
 
 from configs.errors import InputError
 from configs.load import load_config
+from configs.schema import Config
 from configs.sources import FolderSource, TableSource
 from pipeline.sources import read_source
 from pipeline.verbs import run_verb
@@ -296,6 +297,23 @@ def test_the_folder_example_runs(tmp_path: Path) -> None:
     over = [f"source.root={tmp_path / 'sounds'}", f"run={tmp_path / 'run'}", "codebook.k=4"]
     config = load_config(ROOT / "configs/folder.yaml", [*over, "cluster.kind=inline"])
     assert run_verb(config, "all") == 0
+
+
+def test_files_that_came_after_the_plan_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("dog/1.wav", "dog/2.wav", "cat/1.wav"):
+        sound(tmp_path / "in" / name)
+    source = {"kind": "folder", "root": str(tmp_path / "in")}
+    tree = {"run": str(tmp_path / "run"), "source": source, "cluster": {"kind": "inline"}}
+    config = Config.model_validate(tree)
+    assert run_verb(config, "shard") == 0
+    assert run_verb(config, "shard") == 0
+    assert "warning" not in capsys.readouterr().out
+    sound(tmp_path / "in/dog/3.wav")
+    (tmp_path / "in/dog/1.wav").unlink()
+    assert run_verb(config, "shard") == 0
+    assert "warning: 1 files below" in capsys.readouterr().out
 
 
 def test_the_table_example_runs_and_cuts_stretches(tmp_path: Path) -> None:

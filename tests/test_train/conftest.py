@@ -119,8 +119,6 @@ def make_fit(tmp_path: Path) -> MakeFit:
             fingerprint="made",
             data=data,
             config=config,
-            lr=config.lr,
-            epochs=config.epochs,
             device=torch.device("cpu"),
         )
 

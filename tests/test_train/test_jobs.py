@@ -42,8 +42,9 @@ def test_without_a_model_the_known_ones_are_named(make_config: MakeConfig) -> No
 def test_a_model_may_have_its_own_rate_and_epochs(make_config: MakeConfig) -> None:
     config = make_config(models={"linear": {"lr": 0.5, "epochs": 7}}, train={"lr": 0.1})
     bag, linear = jobs(config)
-    assert (bag.lr(config.train), bag.epochs(config.train)) == (0.1, 2)
-    assert (linear.lr(config.train), linear.epochs(config.train)) == (0.5, 7)
+    found = [job.settings(config.train) for job in (bag, linear)]
+    assert [(own.lr, own.epochs) for own in found] == [(0.1, 2), (0.5, 7)]
+    assert {own.batch_size for own in found} == {16}
 
 
 def stamp(config: Config, **over: Any) -> str:

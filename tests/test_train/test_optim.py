@@ -47,8 +47,8 @@ def test_a_step_without_gradient_shrinks_matrices_alone() -> None:
 
 @given(num_steps=st.integers(1, 300), warmup=st.floats(0, 0.9))
 def test_the_rate_climbs_to_its_peak_and_falls_to_zero(num_steps: int, warmup: float) -> None:
-    config = TrainConfig(warmup_share=warmup)
-    rates = [learning_rate(step, num_steps, 2.0, config) for step in range(num_steps)]
+    config = TrainConfig(lr=2.0, warmup_share=warmup)
+    rates = [learning_rate(step, num_steps, config) for step in range(num_steps)]
     assert all(0 < rate <= 2.0 for rate in rates)
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
@@ -57,8 +57,8 @@ def test_the_rate_climbs_to_its_peak_and_falls_to_zero(num_steps: int, warmup: f
 
 
 def test_the_cosine_passes_half_way_and_ends_near_zero() -> None:
-    config = TrainConfig(warmup_share=0.2)
-    rates = [learning_rate(step, 1000, 1.0, config) for step in range(1000)]
+    config = TrainConfig(lr=1.0, warmup_share=0.2)
+    rates = [learning_rate(step, 1000, config) for step in range(1000)]
     assert rates[99] == pytest.approx(0.5, abs=0.01)
     assert rates[200] == 1.0
     assert rates[600] == pytest.approx(0.5)
@@ -66,8 +66,8 @@ def test_the_cosine_passes_half_way_and_ends_near_zero() -> None:
 
 
 def test_a_constant_rate_stays_after_the_warm_up() -> None:
-    config = TrainConfig(schedule="constant", warmup_share=0.1)
-    rates = [learning_rate(step, 100, 1e-3, config) for step in range(100)]
+    config = TrainConfig(lr=1e-3, schedule="constant", warmup_share=0.1)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[9] < 1e-3
     assert set(rates[10:]) == {1e-3}
