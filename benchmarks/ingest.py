@@ -1,9 +1,10 @@
 """`make bench NAME=ingest`: CPU time from 48 kHz, 24-bit FLAC to committed log-mel frames.
 
-All sides take the same clips in turn, for several rounds, one process and one thread each, and
-hash every file that they read. The floor is what nobody can leave out: decoding and hashing. The
-peer is what most people write: torchaudio's load, a new Resample and MelSpectrogram a file,
-np.save (`--peer-decoder soundfile` gives it the faster decoder where torchcodec is missing).
+All sides take the same clips in turn, for several rounds, each time in a new process with one
+thread on one core (what a process has allocated and freed changes the time of the next side), and
+hash every file that they read. The floor is soundfile's decoding, and hashing. The peer is what
+most people write: torchaudio's load, a new Resample and MelSpectrogram a file, np.save
+(`--peer-decoder soundfile` gives it the faster decoder where torchcodec is missing).
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ def _freeze(layout: object, clips: list[Path]) -> None:
 
 def parts(clips: list[Path]) -> dict[str, float]:
     """Where our milliseconds go, per clip, measured one by one in this process."""
-    from pipeline.audio.decode import AudioFile, resample, to_mono
+    from pipeline.audio import decode
+    from pipeline.audio.decode import AudioFile, resample
     from pipeline.audio.encode import flac_bytes
     from pipeline.audio.frames import frames_of
     from shards.frames import encode_frames
@@ -166,13 +168,9 @@ def parts(clips: list[Path]) -> dict[str, float]:
         mark_s = timed("read", mark_s)
         hashlib.sha256(data).hexdigest()
         mark_s = timed("sha256", mark_s)
-        AudioFile(data).declared()
-        mark_s = timed("headers", mark_s)
-        samples_NC, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        mark_s = timed("decode", mark_s)
-        mono_N = to_mono(samples_NC)
-        mark_s = timed("mono", mark_s)
-        waveform_N = resample(mono_N, rate_hz, 22_050)
+        samples = decode.read(AudioFile(data))
+        mark_s = timed("decode to mono", mark_s)
+        waveform_N = resample(samples.mono_N, samples.rate_hz, 22_050)
         mark_s = timed("resample", mark_s)
         frames.append(frames_of(waveform_N, 22_050, MelFrames()).astype(np.float16))
         mark_s = timed("log-mel", mark_s)
@@ -186,12 +184,35 @@ def parts(clips: list[Path]) -> dict[str, float]:
 
 # --- the comparison -------------------------------------------------------------------------------
 
+SIDES: dict[str, Side] = {
+    "floor": floor,
+    "naive (torchaudio)": naive,
+    "naive (soundfile)": naive_soundfile,
+    "ours (store: none)": ours("none"),
+    "ours (store: flac)": ours("flac"),
+    "ours (store: source)": ours("source"),
+}
 
-def _one_thread() -> None:
-    import torch
 
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
+def measure(name: str, clips: list[Path], work: Path) -> None:
+    """One side once, after a few clips to warm up; prints its CPU milliseconds a clip."""
+    if name.startswith("naive"):
+        import torch
+
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(False)
+    side = SIDES[name]
+    side(clips[:4], work)
+    milliseconds = 1000 * side(clips, work) / len(clips)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({"ms": milliseconds, "peak_mib": peak_mib}))
+
+
+def _measured(name: str, directory: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.ingest", "--measure", name, str(directory)]
+    process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+    result: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    return result
 
 
 def main() -> int:
@@ -199,26 +220,30 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=240)  # a shard of AudioSet: 1,024
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-decoder", choices=["torchaudio", "soundfile"], default=None)
+    parser.add_argument("--measure", nargs=2, metavar=("SIDE", "DIRECTORY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    _one_core()
+    if args.measure:
+        name, directory = args.measure
+        with tempfile.TemporaryDirectory() as work:
+            measure(name, sorted(Path(directory).glob("*.flac")), Path(work))
+        return 0
     decoder = args.peer_decoder or ("torchaudio" if _torchaudio_loads() else "soundfile")
-    sides: dict[str, Side] = {
-        "floor": floor,
-        f"naive ({decoder})": naive if decoder == "torchaudio" else naive_soundfile,
-        "ours (store: none)": ours("none"),
-        "ours (store: flac)": ours("flac"),
-        "ours (store: source)": ours("source"),
-    }
-    _one_thread()
+    sides = [name for name in SIDES if not name.startswith("naive") or decoder in name]
     with tempfile.TemporaryDirectory() as work:
         clips = make_clips(Path(work), args.clips)
-        for side in sides.values():
-            side(clips[:4], Path(work))
-        times: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(args.rounds):
-            for name, side in sides.items():
-                times[name].append(1000 * side(clips, Path(work)) / len(clips))
+        rounds = [
+            {name: _measured(name, Path(work, "audio")) for name in sides}
+            for _ in range(args.rounds)
+        ]
         spent = parts(clips)
-    return _print(times, spent, decoder)
+    return _print(rounds, spent, decoder)
+
+
+def _one_core() -> None:
+    os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def _torchaudio_loads() -> bool:
@@ -226,11 +251,10 @@ def _torchaudio_loads() -> bool:
     return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def _print(times: dict[str, list[float]], spent: dict[str, float], decoder: str) -> int:
+def _print(rounds: list[dict[str, dict[str, float]]], spent: dict[str, float], decoder: str) -> int:
+    times = {name: [one[name]["ms"] for one in rounds] for name in rounds[0]}
     medians = {name: statistics.median(values) for name, values in times.items()}
-    kernel = os.environ.get("OPENBLAS_CORETYPE", "its own choice")
-    rounds = len(next(iter(times.values())))
-    print(f"CPU ms a clip of {CLIP_S} s, medians of {rounds} rounds; OPENBLAS_CORETYPE: {kernel}")
+    print(f"CPU ms a clip of {CLIP_S} s, medians of {len(rounds)} rounds; {_circumstances()}")
     for name, values in times.items():
         print(f"{name:<24}{medians[name]:8.2f}   {min(values):.2f} to {max(values):.2f}")
     print("ours, part by part: " + ", ".join(f"{name} {ms:.2f}" for name, ms in spent.items()))
@@ -244,11 +268,19 @@ def _print(times: dict[str, list[float]], spent: dict[str, float], decoder: str)
                 "ms_per_clip": round(own, 2),
                 "flac_ms_more": round(medians["ours (store: flac)"] - own, 2),
                 "peer_decoder": decoder,
-                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "peak_mib": max(one["ours (store: none)"]["peak_mib"] for one in rounds),
             }
         )
     )
     return 0
+
+
+def _circumstances() -> str:
+    """What changes the figures, and is not ours to choose."""
+    from pipeline.audio import libflac
+
+    flac = "libFLAC" if libflac.is_there() else "libsndfile (this machine has no libFLAC)"
+    return f"FLAC by {flac}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,16 @@ from contextlib import contextmanager
 import av
 import numpy as np
 
-from pipeline.audio.limits import Samples, SamplesNC, Source, Window, check_length, check_stream
+from pipeline.audio.limits import (
+    Samples,
+    SamplesNC,
+    Source,
+    WaveformN,
+    Window,
+    check_length,
+    check_stream,
+)
+from pipeline.audio.mono import to_mono
 from pipeline.audio.refusal import ClipRefused
 
 av.logging.set_level(None)
@@ -39,8 +48,8 @@ def read(source: Source, demuxer: str, promised: int | None, window: Window) -> 
     ClipRefused where FFmpeg gives up, a packet is cut, or there is more audio than `max_clip_s`.
     """
     with _opened(source, demuxer) as (container, stream):
-        rate_hz = stream.rate
-        check_stream(rate_hz, stream.channels)
+        rate_hz, channels = stream.rate, stream.channels
+        check_stream(rate_hz, channels)
         end = None
         if promised is None and demuxer not in GUESSING_DEMUXERS:
             promised, end = _promised(container, stream)
@@ -49,9 +58,9 @@ def read(source: Source, demuxer: str, promised: int | None, window: Window) -> 
         ends = (end, None if window.end_s is None else round(window.end_s * rate_hz))
         most = start + check_length(None, rate_hz, window)
         stop = min(end for end in (most, *ends) if end is not None)
-        samples_NC = _decode(container, stream, start, stop)
-    check_length(len(samples_NC), rate_hz, window)
-    return Samples(samples_NC, rate_hz, wanted, "ffmpeg")
+        mono_N = _decode(container, stream, start, stop)
+    check_length(len(mono_N), rate_hz, window)
+    return Samples(mono_N, channels, rate_hz, wanted, "FFmpeg")
 
 
 @contextmanager
@@ -101,11 +110,14 @@ def _frame_samples(stream: av.AudioStream) -> int:
 
 def _decode(
     container: av.container.InputContainer, stream: av.AudioStream, start: int, stop: int
-) -> SamplesNC:
-    """The samples from `start` up to `stop`. All before them are decoded, too, and dropped: after
-    a seek, lossy codecs would not give the same samples."""
+) -> WaveformN:
+    """The samples, mixed to mono, from `start` up to `stop`.
+
+    All before them are decoded, too, and dropped: after a seek, lossy codecs would not give the
+    same samples.
+    """
     declared = stream.rate, stream.channels  # these follow the decoder, so before it starts
-    parts: list[SamplesNC] = []
+    parts: list[WaveformN] = []
     at = first = 0
     for packet in container.demux(stream):
         if packet.is_corrupt:
@@ -115,12 +127,12 @@ def _decode(
                 raise ClipRefused("unreadable", f"rate or channels change after {at} samples")
             if at + frame.samples > start:
                 first = at if not parts else first
-                parts.append(_samples(frame))
+                parts.append(to_mono(_samples(frame)))
             at += frame.samples
         if at >= stop:
             break
     if not parts:
-        return np.empty((0, declared[1]), dtype=np.float32)
+        return np.empty(0, dtype=np.float32)
     return np.concatenate(parts)[start - first : stop - first]
 
 

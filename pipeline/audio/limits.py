@@ -1,6 +1,6 @@
 """What a clip may be: the stretch of a file that it is, and the bounds on what a file may claim.
 
-Shared by the two decoders, so that both refuse the same things with the same words.
+Shared by the decoders, so that all refuse the same things with the same words.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ WHOLE = Window()
 
 @dataclass(frozen=True)
 class Samples:
-    """What a decoder returned for a window, [N, C] of full scale 1, and how many samples the
-    file promised there (None: it does not say)."""
+    """What a decoder returned for a window, mixed to mono (full scale 1), and how many samples
+    the file promised there (None: it does not say)."""
 
-    samples_NC: SamplesNC
+    mono_N: WaveformN
+    channels: int
     rate_hz: int
     promised: int | None
     decoder: str

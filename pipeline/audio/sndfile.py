@@ -5,6 +5,7 @@ from __future__ import annotations
 import soundfile
 
 from pipeline.audio.limits import Samples, Source, Window, check_length, check_stream
+from pipeline.audio.mono import to_mono
 from pipeline.audio.refusal import ClipRefused
 
 MP3_RUN_UP_S = 2
@@ -46,7 +47,8 @@ def read(source: Source, promised: int | None, window: Window) -> Samples:
     except soundfile.LibsndfileError as error:
         raise ClipRefused("unreadable", error.error_string) from None
     check_length(len(samples_NC), rate_hz, window)  # a file that declares no length may go on
-    return Samples(samples_NC, rate_hz, wanted, "soundfile")
+    decoder = "libFLAC" if file.format == "FLAC" else "libsndfile"  # which has the other inside
+    return Samples(to_mono(samples_NC), samples_NC.shape[1], rate_hz, wanted, decoder)
 
 
 def _seek(file: soundfile.SoundFile, start: int) -> int:

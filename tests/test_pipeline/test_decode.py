@@ -11,11 +11,10 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from configs.schema import AudioConfig
 from pipeline.audio import decode as module
-from pipeline.audio.decode import AudioFile, Decoded, resample, to_mono
+from pipeline.audio.decode import AudioFile, Decoded, resample
 from pipeline.audio.limits import WHOLE, Window
 from pipeline.audio.refusal import ClipRefused
 
@@ -84,24 +83,6 @@ def test_eight_channels_are_averaged(kind: str) -> None:
     decoded = decode(encoded(samples_N8, 22_050, kind), CONFIG)
     _, level = heard(decoded.waveform_N, 22_050)
     assert level == pytest.approx(0.1, rel=0.03 if kind in LOSSY else 1e-3)
-
-
-@given(
-    hnp.arrays(
-        np.float32,
-        hnp.array_shapes(min_dims=2, max_dims=2, max_side=9),
-        elements=st.floats(-1, 1, width=32),
-    )
-)
-def test_mono_is_the_mean_of_the_channels(samples_NC: npt.NDArray) -> None:
-    mean_N = samples_NC.astype(np.float64).mean(axis=1)
-    assert np.allclose(to_mono(samples_NC), mean_N, rtol=0, atol=5e-7)
-
-
-def test_mono_leaves_its_input_alone() -> None:
-    samples_NC = np.ones((4, 2), dtype=np.float32)
-    to_mono(samples_NC)
-    assert (samples_NC == 1).all()
 
 
 @pytest.mark.parametrize("to_hz", [8_000, 16_000, 22_050, 32_000])

@@ -192,13 +192,13 @@ def mixed(made_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     shutil.copytree(made_clips, clips)
     whole = good()
     formats = {
-        "wav24": ("wav", "soundfile", 22_050),
-        "vorbis": ("ogg", "soundfile", 22_050),
-        "mp3": ("mp3", "soundfile", 22_050),
-        "alac": ("mp4", "ffmpeg", 44_100),
-        "opus": ("ogg", "ffmpeg", 48_000),
-        "webm": ("matroska", "ffmpeg", 48_000),
-        "aiff": ("aiff", "ffmpeg", 22_050),
+        "wav24": ("wav", "libsndfile", 22_050),
+        "vorbis": ("ogg", "libsndfile", 22_050),
+        "mp3": ("mp3", "libsndfile", 22_050),
+        "alac": ("mp4", "FFmpeg", 44_100),
+        "opus": ("ogg", "FFmpeg", 48_000),
+        "webm": ("matroska", "FFmpeg", 48_000),
+        "aiff": ("aiff", "FFmpeg", 22_050),
     }
     files = sorted((clips / "audio").iterdir())
     for path, name in zip(files, formats, strict=False):
@@ -223,7 +223,7 @@ def test_the_index_says_what_each_file_was(
             assert row["source_channels"] == 1
             assert row["source_samples"] == row["source_rate_hz"]
         else:
-            assert (row["container"], row["decoder"]) == ("flac", "soundfile")
+            assert (row["container"], row["decoder"]) == ("flac", "libFLAC")
             assert (row["source_channels"], row["source_samples"]) == (2, 48_000)
         if store == "source":
             assert members[row["container"]] == data

@@ -31,7 +31,7 @@ def row(clip_id: str, **over: object) -> dict[str, object]:
 
 def test_rows_round_trip_in_order(tmp_path: Path) -> None:
     rows = [
-        row("z", decoder="soundfile", source_rate_hz=44_100, source_samples=66_150),
+        row("z", decoder="libsndfile", source_rate_hz=44_100, source_samples=66_150),
         row(
             "a", status=QUARANTINED, reason="silent", detail="peak 0", row_start=None, num_frames=0
         ),
