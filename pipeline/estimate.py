@@ -14,7 +14,7 @@ from shards.plan import Catalogue, clips_per_shard
 
 NOMINAL_CLIP_S = 10.0  # where a source declares no durations
 # Measured by `make bench NAME=ingest`: 48 kHz, 24-bit stereo FLAC, one core.
-CORE_MS_PER_AUDIO_S = {"flac": 1.9, "source": 2.0, "none": 1.55}
+CORE_MS_PER_AUDIO_S = {"flac": 2.0, "source": 2.1, "none": 1.5}
 FLAC_BYTES_PER_SAMPLE = 1.05
 FRAME_BYTES_PER_MEL = 1.45  # float16 after blosc
 
