@@ -17,6 +17,8 @@ import numpy as np
 
 from configs.schema import Config
 from pipeline.planning import frozen_plan
+from shards.commit import StageLog
+from shards.index import NAME, STAGE
 from shards.layout import Layout
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +55,7 @@ def main() -> int:
         before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         config = _config(path, Path(work, "run"))
         began_s = time.monotonic()
-        plan = frozen_plan(config, Layout(config.run), is_bound=False)
+        plan = frozen_plan(config, StageLog(Layout(config.run), STAGE, NAME))
         seconds = time.monotonic() - began_s
         table_mb = plan.table_path.stat().st_size / 1e6
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
