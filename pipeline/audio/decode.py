@@ -1,8 +1,7 @@
 """From the bytes of an audio file to a mono waveform at one sample rate, or a refusal.
 
-libsndfile decodes WAV, FLAC (libFLAC itself, where it can), Ogg Vorbis and MP3; FFmpeg, through
-PyAV, everything else. What came out is compared with what the file declares: no decoder reports
-every damage.
+libsndfile decodes WAV, FLAC, Ogg Vorbis and MP3; FFmpeg, through PyAV, everything else. What came
+out is compared with what the file declares: no decoder reports every damage.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 import soxr
 
 from configs.schema import AudioConfig
-from pipeline.audio import libflac, sndfile
+from pipeline.audio import sndfile
 from pipeline.audio.declared import Declared, declared
 from pipeline.audio.limits import (
     WHOLE,
@@ -25,7 +24,7 @@ from pipeline.audio.limits import (
     check_stream,
 )
 from pipeline.audio.refusal import ClipRefused
-from pipeline.audio.sniff import FLAC, Format, sniff
+from pipeline.audio.sniff import Format, sniff
 
 RESAMPLER = "soxr HQ"
 MAX_PEAK = 1e6  # of full scale; float files may exceed 1, but not by 120 dB
@@ -101,15 +100,11 @@ def read(file: AudioFile, window: Window = WHOLE) -> Samples:
     promise, demuxer = file.declared(), file.format.demuxer
     if promise.rate_hz is not None and promise.channels is not None:
         check_stream(promise.rate_hz, promise.channels)
-    if demuxer is not None:
-        from pipeline.audio import ffmpeg  # a library that most data sets never need
+    if demuxer is None:
+        return sndfile.read(file.source, promise.samples, window)
+    from pipeline.audio import ffmpeg  # a library that most data sets never need
 
-        return ffmpeg.read(file.source, demuxer, promise.samples, window)
-    if file.format is FLAC and file.path is None:
-        samples = libflac.read(file.data, promise, window)
-        if samples is not None:
-            return samples
-    return sndfile.read(file.source, promise.samples, window)
+    return ffmpeg.read(file.source, demuxer, promise.samples, window)
 
 
 def declared_seconds(file: AudioFile) -> float | None:

@@ -3,8 +3,8 @@
 The libsndfile in soundfile's wheels (1.2.2) is built without optimisation, and spends a third of
 a FLAC file's time on copying samples. Here libFLAC's channels are mixed as they come. What it
 saves needs a libFLAC on the machine (Debian: `apt install flac`); what comes out does not: where
-there is none, or a file is anything but plain and whole, `read` returns None, and libsndfile,
-which has a libFLAC inside, returns the same samples or finds the words for a refusal.
+there is none, or it has anything to complain about, libsndfile, which has a libFLAC inside,
+returns the same samples, or finds the words for a refusal.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.audio.declared import Declared
-from pipeline.audio.limits import Samples, Window
+from pipeline.audio.limits import WaveformN
 from pipeline.audio.mono import mix
 
 FILES = tuple(f"libFLAC.{end}" for end in ("so.14", "so.12", "so.8", "14.dylib", "12.dylib"))
@@ -45,18 +44,12 @@ Write = ctypes.CFUNCTYPE(
 Error = ctypes.CFUNCTYPE(None, Address, c_int, Address)
 
 
-def read(data: bytes, promise: Declared, window: Window) -> Samples | None:
-    """Decode a file of `promise.samples` samples, all of it; None unless that goes smoothly."""
-    samples, rate_hz, channels = promise.samples, promise.rate_hz, promise.channels
-    if not is_there() or samples is None or rate_hz is None or channels is None:
+def mono(data: bytes, num_samples: int, rate_hz: int, channels: int) -> WaveformN | None:
+    """A FLAC file's channels, mixed; None unless it is what its headers say, from end to end."""
+    if not is_there():
         return None
-    is_whole = window.start_s == 0 and window.wanted(samples, rate_hz) == samples
-    if not is_whole or samples > window.max_clip_s * rate_hz:
-        return None
-    reading = _Reading(data, samples, rate_hz, channels)
-    if not reading.run():
-        return None
-    return Samples(reading.mono_N, channels, rate_hz, samples, "libFLAC")
+    reading = _Reading(data, num_samples, rate_hz, channels)
+    return reading.mono_N if reading.run() else None
 
 
 def is_there() -> bool:
@@ -67,8 +60,8 @@ def is_there() -> bool:
 class _Reading:
     """One pass of libFLAC over a file, and what it calls back."""
 
-    def __init__(self, data: bytes, samples: int, rate_hz: int, channels: int) -> None:
-        self.mono_N = np.empty(samples, dtype=np.float32)
+    def __init__(self, data: bytes, num_samples: int, rate_hz: int, channels: int) -> None:
+        self.mono_N = np.empty(num_samples, dtype=np.float32)
         self._data = data
         self._at_byte = self._at_sample = self._errors = 0
         self._stream = rate_hz, channels
@@ -77,10 +70,10 @@ class _Reading:
         """Whether every sample came out, and libFLAC had nothing to complain about."""
         library = _library()
         decoder = library.FLAC__stream_decoder_new()
-        calls = Read(self._read), Write(self._write), Error(self._error)  # alive until the end
+        read, write, error = Read(self._read), Write(self._write), Error(self._error)  # kept alive
         try:
             is_open = not library.FLAC__stream_decoder_init_stream(
-                decoder, calls[0], None, None, None, None, calls[1], None, calls[2], None
+                decoder, read, None, None, None, None, write, None, error, None
             )
             is_read = library.FLAC__stream_decoder_process_until_end_of_stream(decoder)
         finally:
@@ -123,8 +116,9 @@ def _library() -> Any:
         except OSError:
             continue
         library.FLAC__stream_decoder_new.restype = Address
-        open_stream = library.FLAC__stream_decoder_init_stream
-        open_stream.argtypes = [Address, Read, *[Address] * 4, Write, Address, Error, Address]
+        library.FLAC__stream_decoder_init_stream.argtypes = [
+            *(Address, Read, Address, Address, Address, Address, Write, Address, Error, Address)
+        ]
         library.FLAC__stream_decoder_process_until_end_of_stream.argtypes = [Address]
         library.FLAC__stream_decoder_delete.argtypes = [Address]
         return library
