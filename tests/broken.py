@@ -15,6 +15,8 @@ import av
 import numpy as np
 import soundfile
 
+from pipeline.audio.flac_frames import first_frame
+
 RATE_HZ = 22_050
 SECONDS = 1.0
 
@@ -233,6 +235,17 @@ def _lying_flac(data: bytes) -> Iterator[Broken]:
         name, lie = f"more{more}.flac", with_info(RATE_HZ, 1, 16, total + more)
         yield Broken("flac length", name, lie, "truncated")
     yield Broken("flac extension", "really.mp3", data[:2000], "unreadable")
+    for number in (0, 1, 3):
+        lacking = without_flac_frame(data, number)
+        yield Broken("flac frame", f"frame{number}.flac", lacking, "truncated")
+
+
+def without_flac_frame(data: bytes, number: int) -> bytes:
+    """The file without one of its frames: each begins with its sync code, its sizes, its number
+    (these are below 128) and a checksum."""
+    sync = data[first_frame(data, 4) :][:4]
+    begins = [data.index(sync + bytes([n])) for n in (number, number + 1)]
+    return data[: begins[0]] + data[begins[1] :]
 
 
 def _bad_samples() -> Iterator[Broken]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.audio.sniff import id3_bytes
+
 FIXED, VARIABLE = b"\xff\xf8", b"\xff\xf9"  # the sync code, and how frames are numbered
 MAX_HEADER_BYTES = 16
 TAIL_BYTES = 1 << 20  # where the last frame's header is looked for
@@ -53,6 +55,29 @@ def end_candidates(data: bytes, first: FrameHeader, start: int) -> Iterator[int]
             is_fixed = sync == FIXED
             yield frame.number * (first.samples if is_fixed else 1) + frame.samples
         at -= 1
+
+
+def first_missing(data: bytes, num_samples: int) -> int | None:
+    """The first sample that no frame begins at, of a file whose frames should be one unbroken
+    chain; None if it is one.
+
+    Not for streams as encoders before 2007 wrote them (blocks of several sizes, numbered as if of
+    one): None.
+    """
+    at = id3_bytes(data) + 4
+    smallest, largest = (int.from_bytes(data[at + 4 + i : at + 6 + i], "big") for i in (0, 2))
+    place = first_frame(data, at)
+    first, sync = read_header(data, place), data[place : place + 2]
+    if first is None or (sync == FIXED and smallest != largest):
+        return None
+    unit = largest if sync == FIXED else 1
+    sample = 0
+    while sample < num_samples and place >= 0:
+        frame = read_header(data, place)
+        if frame is not None and _is_alike(frame, first) and frame.number * unit == sample:
+            sample += frame.samples
+        place = data.find(sync, place + 1)
+    return sample if sample < num_samples else None
 
 
 def _is_alike(frame: FrameHeader, first: FrameHeader) -> bool:
@@ -115,10 +140,17 @@ def _coded_number(data: bytes) -> tuple[int, int]:
 
 
 def _crc8(data: bytes) -> int:
-    """Polynomial 0x07, most significant bit first, from 0."""
     crc = 0
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc << 1 ^ (0x07 if crc & 0x80 else 0)) & 0xFF
+        crc = CRC8[crc ^ byte]
     return crc
+
+
+def _crc8_of(byte: int) -> int:
+    """Polynomial 0x07, most significant bit first."""
+    for _ in range(8):
+        byte = (byte << 1 ^ (0x07 if byte & 0x80 else 0)) & 0xFF
+    return byte
+
+
+CRC8 = tuple(map(_crc8_of, range(256)))

@@ -1,6 +1,7 @@
 """libsndfile's decoders, through soundfile: the fastest for WAV, FLAC, Ogg Vorbis and MP3.
 
-For whole FLAC files libsndfile reads the headers only, where the machine has a libFLAC.
+Of whole FLAC files in memory libsndfile reads the headers and the first frame, where the machine
+has a libFLAC for the rest.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import soundfile
 
 from pipeline.audio import libflac
+from pipeline.audio.flac_frames import first_missing
 from pipeline.audio.limits import (
     Samples,
     Source,
@@ -56,6 +58,7 @@ def read(source: Source, promised: int | None, window: Window) -> Samples:
             mono_N = _by_libflac(file, source) if wanted == file.frames else None
             if mono_N is None:
                 mono_N = _mono(file, window, most)
+                _check_frames(file, source)
     except soundfile.LibsndfileError as error:
         raise ClipRefused("unreadable", error.error_string) from None
     check_length(len(mono_N), rate_hz, window)  # a file that declares no length may go on
@@ -64,15 +67,16 @@ def read(source: Source, promised: int | None, window: Window) -> Samples:
 
 
 def _by_libflac(file: soundfile.SoundFile, source: Source) -> WaveformN | None:
-    """A whole file, None where it is not for libFLAC. libsndfile looks at the headers first: it
-    knows faults that an older libFLAC does not."""
+    """A whole file, None where it is not for libFLAC."""
     if not (libflac.is_there() and file.format == "FLAC" and isinstance(source, io.BytesIO)):
         return None
     data = source.getvalue()
-    with _ForwardFile(io.BytesIO(data)) as probe:
-        if not len(probe.read(1)):  # some faults in the headers show only now, by raising or so
-            return None
-    return libflac.mono(data, file.frames, file.samplerate, file.channels)
+    try:
+        with _ForwardFile(io.BytesIO(data)) as probe:  # faults in metadata, which libFLAC before
+            is_sound = len(probe.read(1)) == 1  # 1.4.3 lets pass, and libsndfile does not
+    except soundfile.LibsndfileError:
+        return None
+    return libflac.mono(data, file.frames, file.samplerate, file.channels) if is_sound else None
 
 
 def _mono(file: soundfile.SoundFile, window: Window, most: int) -> WaveformN:
@@ -81,6 +85,15 @@ def _mono(file: soundfile.SoundFile, window: Window, most: int) -> WaveformN:
     if window.start_s:
         skipped = _seek(file, min(window.start(file.samplerate), file.frames))
     return to_mono(file.read(skipped + most, dtype="float32", always_2d=True)[skipped:])
+
+
+def _check_frames(file: soundfile.SoundFile, source: Source) -> None:
+    """Raises ClipRefused where a FLAC frame is missing: silence came out in its place."""
+    is_known = file.frames < UNDECLARED_FRAMES
+    if file.format == "FLAC" and is_known and isinstance(source, io.BytesIO):
+        at = first_missing(source.getvalue(), file.frames)
+        if at is not None:
+            raise ClipRefused("truncated", f"the frame at sample {at} of {file.frames} is missing")
 
 
 def _seek(file: soundfile.SoundFile, start: int) -> int:
