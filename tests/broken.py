@@ -13,9 +13,14 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
+from configs.schema import AudioConfig
+from pipeline.audio.decode import AudioFile, Decoded
+from pipeline.audio.decode import decode as decode_file
 from pipeline.audio.flac_frames import first_frame
+from pipeline.audio.limits import WHOLE, Window
 
 RATE_HZ = 22_050
 SECONDS = 1.0
@@ -75,6 +80,14 @@ def muxed(container: str, codec: str, rate_hz: int = RATE_HZ, **options: str) ->
             output.mux(stream.encode(part))
         output.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def decode(data: bytes, window: Window = WHOLE, rate_hz: int = 22_050) -> Decoded:
+    return decode_file(AudioFile(data), AudioConfig(sample_rate_hz=rate_hz), window)
+
+
+def chirp(channels: int, rate_hz: int, num_samples: int) -> npt.NDArray[np.float32]:
+    return samples(channels, rate_hz, (num_samples + 0.5) / rate_hz)[:num_samples]
 
 
 def good() -> dict[str, bytes]:

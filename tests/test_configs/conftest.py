@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -10,9 +9,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import load_config
-
-WriteYaml = Callable[..., Path]
-FaultsOf = Callable[..., list[str]]
+from tests.test_configs.samples import FaultsOf, WriteYaml
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,7 @@ from configs.errors import ConfigError
 from configs.load import dump_config, load_config
 from configs.schema import Config, LstmModel
 from configs.sources import EscSource
-
-REPOSITORY = Path(__file__).parents[2]
-SHIPPED = sorted((REPOSITORY / "configs").glob("*.yaml"))
-MINIMAL = "run: r\nsource: {kind: esc, root: d}\n"
-MODELS = MINIMAL + "models: {bag: {kind: bag}, lstm: {kind: lstm}, bert: {kind: bert}}\n"
-
-WriteYaml = Callable[..., Path]
-FaultsOf = Callable[..., list[str]]
+from tests.test_configs.samples import MINIMAL, MODELS, SHIPPED, FaultsOf, WriteYaml
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

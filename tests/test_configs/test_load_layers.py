@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,7 @@ from hypothesis import strategies as st
 from configs.errors import ConfigError
 from configs.load import load_config, merge
 from configs.schema import BertModel, LstmModel
-
-REPOSITORY = Path(__file__).parents[2]
-SHIPPED = sorted((REPOSITORY / "configs").glob("*.yaml"))
-MINIMAL = "run: r\nsource: {kind: esc, root: d}\n"
-MODELS = MINIMAL + "models: {bag: {kind: bag}, lstm: {kind: lstm}, bert: {kind: bert}}\n"
-
-WriteYaml = Callable[..., Path]
-FaultsOf = Callable[..., list[str]]
-
+from tests.test_configs.samples import MINIMAL, MODELS, FaultsOf, WriteYaml
 
 # --- includes --------------------------------------------------------------------------------
 

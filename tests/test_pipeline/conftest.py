@@ -16,6 +16,7 @@ from shards.frames import read_shard_frames
 from shards.index import open_shards
 from shards.layout import Layout
 from tests.conftest import tiny_tree
+from tests.hub import write_hub
 from tests.spoiled import config_of, plant
 from tests.workshop import Workshop
 
@@ -29,6 +30,14 @@ def tokenized(made_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Con
     config = Config.model_validate(tiny_tree(made_clips, run))
     assert run_verb(config, "all") == 0
     return config
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set as the Hub holds AudioSet: only read from it."""
+    root = tmp_path_factory.mktemp("hub")
+    write_hub(root)
+    return root
 
 
 @pytest.fixture(scope="session")

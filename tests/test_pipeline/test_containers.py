@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import subprocess
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import soundfile
 
 from configs.errors import InputError, StageFailed
 from configs.schema import Config
@@ -23,99 +17,10 @@ from pipeline import reading, storage
 from pipeline.planning import catalogue
 from pipeline.verbs import run_verb
 from shards import plan as plans
-from shards.index import open_shards, read_index
 from shards.layout import Layout
 from tests.commands import ROOT, command, data_files, write_config
+from tests.hub import NUM_CLIPS, RATE_HZ, clip_id, config_of, flac, labels, rows_of
 from tests.hub_server import REPO, serving
-
-NUM_CLIPS = 30
-RATE_HZ = 48_000
-CLASSES = "index,mid,display_name\n0,/m/a,Cat\n1,/m/b,Dog\n"
-AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-def clip_id(number: int) -> str:
-    """Ids as YouTube makes them: some start with a hyphen, some differ only in case."""
-    return ("-Ab", "-aB", "x_y")[number % 3] + f"{number:08d}"
-
-
-def flac(number: int) -> bytes:
-    """Half a second of a tone of its own, 48 kHz, 24 bit, stereo."""
-    time_s = np.arange(RATE_HZ // 2) / RATE_HZ
-    tone = 0.3 * np.sin(2 * np.pi * (300 + 20 * number) * time_s)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.stack([tone, tone], 1), RATE_HZ, "PCM_24", format="FLAC")
-    return buffer.getvalue()
-
-
-def labels(number: int) -> list[str]:
-    return ["/m/a", "/m/b"][: 1 + number % 2]
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three Parquet files of several row groups, three tars, and the lists beside them."""
-    root = tmp_path_factory.mktemp("hub")
-    (root / "classes.csv").write_text(CLASSES)
-    rows = [f'{clip_id(n)}, 0, 10, "{",".join(labels(n))}"\n' for n in range(NUM_CLIPS)]
-    (root / "segments.csv").write_text("# one\n# two\n# three\n" + "".join(rows))
-    (root / "bal_train").mkdir()
-    for part in range(3):
-        numbers = range(part * 10, part * 10 + 10)
-        table = pa.table(
-            {
-                "video_id": [clip_id(n) for n in numbers],
-                "audio": pa.array(
-                    [
-                        {"bytes": flac(n), "path": f"audio/bal_train/{clip_id(n)}.flac"}
-                        for n in numbers
-                    ],
-                    AUDIO,
-                ),
-                "labels": [labels(n) for n in numbers],
-                "human_labels": [["Cat", "Dog"][: 1 + n % 2] for n in numbers],
-            }
-        )
-        pq.write_table(table, root / f"bal_train/{part:02d}.parquet", row_group_size=4)
-        with tarfile.open(root / f"bal_train{part:02d}.tar", "w") as tar:
-            for number in numbers:
-                add(tar, f"audio/bal_train/{clip_id(number)}.flac", flac(number))
-    return root
-
-
-def add(tar: tarfile.TarFile, name: str, data: bytes, **fields: Any) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    for key, value in fields.items():
-        setattr(info, key, value)
-    tar.addfile(info, io.BytesIO(data))
-
-
-def config_of(hub: Path, run: Path, files: str, *, listed: bool = True, **over: Any) -> Config:
-    part: dict[str, Any] = {"files": files}
-    if listed:
-        part["segments"] = str(hub / "segments.csv")
-    source = {
-        "kind": "audioset",
-        "root": str(hub),
-        "classes": str(hub / "classes.csv"),
-        "sets": {"balanced": part},
-    }
-    tree = {
-        "run": str(run),
-        "source": source,
-        "shards": {"clips_per_shard": 4},
-        "cluster": {"kind": "inline"},
-        "quarantine": {"max_share": 1.0},
-    }
-    return Config.model_validate({**tree, **over})
-
-
-def rows_of(config: Config) -> dict[str, dict[str, Any]]:
-    layout = Layout(config.run)
-    table = read_index(layout, open_shards(layout).records)
-    return {row["id"]: row for row in table.to_pylist()}
-
 
 CONTAINERS = [
     ("bal_train*.tar", True),
@@ -236,120 +141,6 @@ def test_row_groups_are_not_torn_apart_by_shards(hub: Path, tmp_path: Path) -> N
             home.setdefault((row["path"], row["row_group"]), set()).add(shard)
     assert len(home) == 9
     assert all(len(shards) == 1 for shards in home.values())
-
-
-# --- strange members ------------------------------------------------------------------------------
-
-
-def test_links_directories_and_giants_are_no_clips(tmp_path: Path, hub: Path) -> None:
-    root = tmp_path / "odd"
-    root.mkdir()
-    names = [clip_id(n) for n in range(6)]
-    with tarfile.open(root / "odd.tar", "w", format=tarfile.GNU_FORMAT) as tar:
-        add(tar, f"{names[0]}.flac", flac(0))
-        add(tar, f"{names[1]}.flac", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")
-        add(tar, f"{names[2]}.flac", b"", type=tarfile.LNKTYPE, linkname=f"{names[0]}.flac")
-        add(tar, f"../../{names[3]}.flac", flac(3))
-        add(tar, f"/abs/{'d' * 120}/{names[4]}.flac", flac(4))
-        info = tarfile.TarInfo(f"{names[5]}.flac")
-        info.size = 0
-        info.type = tarfile.DIRTYPE
-        tar.addfile(info)
-    config = config_of(hub, tmp_path / "run", "*.tar")
-    source = config.source.model_copy(update={"root": str(root)})
-    assert run_verb(config.model_copy(update={"source": source}), "shard") == 0
-    rows = rows_of(config)
-    reasons = [rows[name]["reason"] for name in names]
-    assert reasons == [None, "missing", "missing", None, None, "missing"]
-    assert not list(tmp_path.glob("*.flac"))
-
-
-def test_what_is_no_tar_or_parquet_file_is_named(tmp_path: Path, hub: Path) -> None:
-    for name, said in (("bad.tar", "is no tar file"), ("bad.parquet", "is no Parquet file")):
-        (tmp_path / name).write_bytes(b"hello" * 400)
-        config = config_of(hub, tmp_path / "run", name)
-        source = config.source.model_copy(update={"root": str(tmp_path)})
-        with pytest.raises(InputError, match=rf"{name} {said}"):
-            catalogue(config.model_copy(update={"source": source}))
-
-
-def test_a_parquet_file_without_the_columns_is_refused_by_name(tmp_path: Path, hub: Path) -> None:
-    pq.write_table(pa.table({"video_id": ["a"], "sound": ["b"]}), tmp_path / "other.parquet")
-    config = config_of(hub, tmp_path / "run", "other.parquet", listed=False)
-    source = config.source.model_copy(update={"root": str(tmp_path)})
-    with pytest.raises(InputError, match=r"other\.parquet: it needs the columns .*audio\.bytes"):
-        catalogue(config.model_copy(update={"source": source}))
-
-
-AUDIO_VALUES = pa.array([{"bytes": b"x", "path": "x"}] * 2, AUDIO)
-
-
-@pytest.mark.parametrize(
-    "columns",
-    [
-        {"video_id": ["a", None], "labels": [["/m/a"]] * 2},
-        {"video_id": [1, 2], "labels": [["/m/a"]] * 2},
-        {"video_id": ["a", "b"], "labels": [["/m/a"], None]},
-        {"video_id": ["a", "b"], "labels": [["/m/a"], [None]]},
-        {"video_id": ["a", "b"], "labels": ["/m/a", "/m/b"]},
-        {"video_id": ["a", "b"]},
-    ],
-)
-def test_a_parquet_list_with_gaps_or_other_types_is_refused_by_name(
-    tmp_path: Path, hub: Path, columns: dict[str, Any]
-) -> None:
-    pq.write_table(pa.table({**columns, "audio": AUDIO_VALUES}), tmp_path / "odd.parquet")
-    config = config_of(hub, tmp_path / "run", "odd.parquet", listed=False)
-    source = config.source.model_copy(update={"root": str(tmp_path)})
-    with pytest.raises(InputError, match=r"odd\.parquet: it needs the columns .*without gaps"):
-        catalogue(config.model_copy(update={"source": source}))
-
-
-def tar_config(hub: Path, root: Path, ids: list[str], **over: Any) -> Config:
-    (root / "list.csv").write_text("".join(f'{i}, 0, 10, "/m/a"\n' for i in ids))
-    config = config_of(hub, root / "run", "*.tar", **over)
-    tree = config.model_dump(mode="json")
-    tree["source"] |= {"root": str(root)}
-    tree["source"]["sets"]["balanced"]["segments"] = str(root / "list.csv")
-    return Config.model_validate(tree)
-
-
-@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_names_that_are_no_ascii_are_found_again(hub: Path, tmp_path: Path, form: int) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w", format=form) as tar:
-        add(tar, "données/été.flac", flac(1))
-        add(tar, f"données/{'x' * 120}.flac", flac(2))
-    config = tar_config(hub, tmp_path, ["été", "x" * 120])
-    assert run_verb(config, "shard") == 0
-    assert {row["status"] for row in rows_of(config).values()} == {"ok"}
-
-
-def test_audio_counts_more_than_what_lies_beside_it_and_the_last_of_a_name(
-    hub: Path, tmp_path: Path
-) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, data in (("a.json", b"{}"), ("a.flac", flac(1)), ("a.txt", b"a cat")):
-            add(tar, name, data)
-        for number in (2, 3):
-            add(tar, "b.flac", flac(number))
-    config = tar_config(hub, tmp_path, ["a", "b"])
-    assert run_verb(config, "shard") == 0
-    hashes = {key: row["source_sha256"] for key, row in rows_of(config).items()}
-    wanted = {"a": flac(1), "b": flac(3)}
-    assert hashes == {key: hashlib.sha256(data).hexdigest() for key, data in wanted.items()}
-
-
-def test_a_damaged_header_is_no_end_of_the_tar(hub: Path, tmp_path: Path) -> None:
-    """The members behind it would be missing without a word."""
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for number in range(4):
-            add(tar, f"{number}.flac", flac(number))
-    data = bytearray((tmp_path / "a.tar").read_bytes())
-    at = data.index(b"2.flac\0")
-    data[at] ^= 1
-    (tmp_path / "a.tar").write_bytes(data)
-    with pytest.raises(InputError, match=rf"a\.tar: the header at byte {at} is damaged"):
-        catalogue(tar_config(hub, tmp_path, ["0", "3"]))
 
 
 @pytest.mark.parametrize("files", ["bal_train*.tar", "bal_train/*.parquet"])

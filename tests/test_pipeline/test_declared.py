@@ -9,7 +9,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import numpy.typing as npt
 import pytest
 import soundfile
 from hypothesis import given, settings
@@ -17,22 +16,12 @@ from hypothesis import strategies as st
 
 from configs.schema import AudioConfig
 from pipeline.audio.decode import AudioFile, Decoded, declared_seconds
-from pipeline.audio.decode import decode as decode_file
 from pipeline.audio.flac_frames import FrameHeader, read_header
-from pipeline.audio.limits import WHOLE, Window
 from pipeline.audio.refusal import ClipRefused
-from tests.broken import ID3V2, encoded, good, muxed, samples
+from tests.broken import ID3V2, chirp, decode, encoded, good, muxed
 
 AUDIO = AudioConfig()
 RATE_HZ = 44_100
-
-
-def decode(data: bytes, window: Window = WHOLE, rate_hz: int = 22_050) -> Decoded:
-    return decode_file(AudioFile(data), AudioConfig(sample_rate_hz=rate_hz), window)
-
-
-def chirp(channels: int, rate_hz: int, num_samples: int) -> npt.NDArray[np.float32]:
-    return samples(channels, rate_hz, (num_samples + 0.5) / rate_hz)[:num_samples]
 
 
 def lame(rate_hz: int, channels: int, num_samples: int, **options: str) -> bytes:
