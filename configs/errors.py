@@ -10,8 +10,10 @@
     │   └── DifferentBytes      1   a second attempt at a shard gave other bytes
     ├── StageFailed             1   some shards failed; the others are committed
     ├── DecoderLost             1   something else keeps killing the decoder
+    ├── ClusterFailed           1   no worker came, or none that fits
     ├── TrainingFailed          1   the loss is no longer a number
     └── Preempted              75   stopped by a signal: run the same command again
+        └── ClusterLost        75   the scheduler went away, or nothing moves any more
 
 A bad clip is none of these: `pipeline.audio.refusal.ClipRefused` becomes a quarantine row, never
 the end of a job. The tree lives below all packages because all of them raise from it.
@@ -24,6 +26,8 @@ from typing import Any
 
 __all__ = [
     "AudiolexError",
+    "ClusterFailed",
+    "ClusterLost",
     "ConfigError",
     "DecoderLost",
     "DifferentBytes",
@@ -107,6 +111,10 @@ class DecoderLost(AudiolexError):
     """The process that decodes was killed again and again, and not by its own limits."""
 
 
+class ClusterFailed(AudiolexError):
+    """The place where tasks should run cannot be had."""
+
+
 class TrainingFailed(AudiolexError):
     """Training cannot go on; the last checkpoint is kept."""
 
@@ -115,3 +123,7 @@ class Preempted(AudiolexError):
     """A signal asked the command to stop; what is committed is kept."""
 
     exit_code = 75
+
+
+class ClusterLost(Preempted):
+    """The scheduler went away, or nothing moves any more; what is committed is kept."""

@@ -19,11 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from configs.cluster import ClusterConfig
 from configs.frames import FramesConfig, MelFrames
 from configs.section import Name, Section, Share
 from configs.sources import Source, TableSource
 
-MEMORY_PATTERN = r"^(auto|[0-9.]+ ?([kMGT]i?)?B)$"
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MAX_K = 65_536  # tokens are uint16 on disk
 
@@ -174,14 +174,6 @@ class TrainConfig(Section):
     @property
     def forward_size(self) -> int:
         return min(self.micro_batch_size or self.batch_size, self.batch_size)
-
-
-class ClusterConfig(Section):
-    """Where the stages' tasks run: in this process, or on local Dask worker processes."""
-
-    kind: Literal["inline", "local"] = "local"
-    workers: PositiveInt | None = None  # None: one a core
-    memory_limit: Annotated[str, Field(pattern=MEMORY_PATTERN)] = "auto"  # a worker's: "4GiB"
 
 
 # --- the root --------------------------------------------------------------------------------

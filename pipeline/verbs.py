@@ -20,7 +20,7 @@ STAGES: dict[str, Callable[[Config, Layout, OpenClient], None]] = {
 def run_verb(config: Config, verb: str) -> int:
     """Run one stage, or with `all` every stage in turn; returns the exit code."""
     names = list(STAGES) if verb == "all" else [verb]
-    with driving(config, verb) as layout, open_client(config.cluster) as client:
+    with driving(config, verb) as layout, open_client(config.cluster, layout.cluster) as client:
         for name in names:
             STAGES[name](config, layout, client)
         return quarantine_exit_code(config, layout) if "shard" in names else 0

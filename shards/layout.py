@@ -37,6 +37,11 @@ class Layout:
         return self.root / "events.jsonl"
 
     @property
+    def cluster(self) -> Path:
+        """Keys, logs and reports of the cluster that works on the run."""
+        return self.root / "cluster"
+
+    @property
     def plan_table(self) -> Path:
         return self.root / "plan.parquet"
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 from distributed import Client
 
-from cluster.launch import num_workers, open_client
-from configs.schema import ClusterConfig
+from cluster.launch import open_client
+from cluster.settings import num_workers
+from configs.cluster import ClusterConfig
 
 LOCAL = ClusterConfig(kind="local", workers=2)
 
@@ -38,21 +40,26 @@ def before() -> set[int]:
 
 
 @pytest.fixture(scope="module")
-def opened(before: set[int]) -> Iterator[Callable[[], Client]]:
-    with open_client(LOCAL) as client:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def opened(before: set[int], place: Path) -> Iterator[Callable[[], Client]]:
+    with open_client(LOCAL, place) as client:
         yield client
     assert children() == before, "a process was left behind"
 
 
-def test_inline_needs_no_process(before: set[int]) -> None:
-    with open_client(ClusterConfig(kind="inline")) as client:
+def test_inline_needs_no_process(before: set[int], place: Path) -> None:
+    with open_client(ClusterConfig(kind="inline"), place) as client:
         assert client() is None
         assert children() == before
 
 
-def test_nothing_opens_before_it_is_asked_for(before: set[int]) -> None:
+def test_nothing_opens_before_it_is_asked_for(before: set[int], place: Path) -> None:
     sockets = listening_addresses()
-    with open_client(LOCAL):
+    with open_client(LOCAL, place):
         assert children() == before
         assert listening_addresses() == sockets
     assert children() == before
@@ -74,9 +81,9 @@ def test_everything_listens_on_loopback(opened: Callable[[], Client]) -> None:
     assert listening_addresses() == {"127.0.0.1"}
 
 
-def test_an_error_inside_leaves_no_process_behind(before: set[int]) -> None:
+def test_an_error_inside_leaves_no_process_behind(before: set[int], place: Path) -> None:
     known = children()
-    with pytest.raises(KeyboardInterrupt), open_client(LOCAL) as client:
+    with pytest.raises(KeyboardInterrupt), open_client(LOCAL, place) as client:
         stop_with(client())
     assert children() == known
 

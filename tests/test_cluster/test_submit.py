@@ -13,15 +13,16 @@ from distributed import Client, LocalCluster
 
 from cluster.launch import open_client
 from cluster.submit import TASKS_PER_SLOT, Outcome, run_tasks
+from configs.cluster import ClusterConfig
 from configs.errors import InputError, RecipeMismatch
-from configs.schema import ClusterConfig
 
 NUM_WORKERS = 2
 
 
 @pytest.fixture(scope="module")
-def local() -> Iterator[Client]:
-    with open_client(ClusterConfig(kind="local", workers=NUM_WORKERS)) as client:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    place = tmp_path_factory.mktemp("cluster")
+    with open_client(ClusterConfig(kind="local", workers=NUM_WORKERS), place) as client:
         yield client()
 
 

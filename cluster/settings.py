@@ -1,0 +1,48 @@
+"""Dask's settings for tasks like ours: long, independent, effects on disk, nothing in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from configs.cluster import ClusterConfig
+
+# Tasks hold nothing between them, so Dask has nothing to spill. A worker's death is counted by
+# `cluster.submit`, which knows more than Dask does: Dask gives the task back at once.
+DASK_SETTINGS: dict[str, Any] = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": 0.85,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.worker-ttl": "120s",
+    "distributed.admin.log-format": "%(name)s - %(message)s",
+}
+LOOPBACK = "127.0.0.1"
+ANY_LOOPBACK_PORT = f"{LOOPBACK}:0"
+DEATH_TIMEOUT_S = 60  # that a worker waits for a scheduler which is gone
+
+
+def settings(config: ClusterConfig) -> dict[str, Any]:
+    """Our settings with the config's own over them, as dotted names."""
+    return {**DASK_SETTINGS, **dict(_dotted(config.dask))}
+
+
+def _dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def num_workers(config: ClusterConfig) -> int:
+    """Workers on this machine: as many as the config says, or as there are cores to use."""
+    return config.workers or _num_cores()
+
+
+def _num_cores() -> int:
+    """Cores that this process may use, where the system says; else all."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,0 +1,119 @@
+"""Who may talk to a cluster: whoever holds its key. Anyone who can connect to a Dask scheduler runs
+code there, so that beyond loopback there is TLS, or nothing without `insecure: true`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed import Security
+
+from configs.cluster import ClusterConfig
+from configs.errors import ClusterFailed, InputError
+
+SECRET_MODE, SECRET_DIRECTORY_MODE = 0o600, 0o700
+ROLES = ("client", "scheduler", "worker")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """PEM files of one authority: all roles show the same certificate, which it signed."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+    def security(self) -> Security:
+        files: dict[str, Any] = {"tls_ca_file": str(self.ca)}
+        for role in ROLES:
+            files |= {f"tls_{role}_cert": str(self.cert), f"tls_{role}_key": str(self.key)}
+        return Security(require_encryption=True, **files)
+
+    def dask_settings(self) -> dict[str, Any]:
+        """The same for processes that are told by their Dask config."""
+        settings: dict[str, Any] = {"distributed.comm.tls.ca-file": str(self.ca)}
+        for role in ROLES:
+            settings[f"distributed.comm.tls.{role}.cert"] = str(self.cert)
+            settings[f"distributed.comm.tls.{role}.key"] = str(self.key)
+        return {
+            **settings,
+            "distributed.comm.require-encryption": True,
+            "distributed.comm.default-scheme": "tls",
+        }
+
+
+def given_keys(config: ClusterConfig) -> Keys | None:
+    """The certificates that the config names; raises InputError for one that is not there."""
+    if config.tls is None:
+        return None
+    paths = [path.absolute() for path in (config.tls.ca, config.tls.cert, config.tls.key)]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"cluster.tls: there is no file {path}")
+    return Keys(*paths)
+
+
+@contextmanager
+def cluster_keys(config: ClusterConfig, place: Path) -> Iterator[Keys | None]:
+    """The keys of a cluster beyond loopback: those given, or made for as long as it lives (below
+    `place`, for the eyes of this user only); None with `insecure`."""
+    keys = given_keys(config)
+    if keys is not None or config.insecure:
+        yield keys
+        return
+    directory = place.absolute() / f"keys-{uuid.uuid4().hex[:12]}"
+    try:
+        yield make_keys(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def make_keys(directory: Path) -> Keys:
+    """A new self-signed certificate that is its own authority."""
+    try:
+        made = Security.temporary()
+    except ImportError:
+        raise ClusterFailed(
+            "TLS needs the package `cryptography`: install the extra `cluster`, or give "
+            "certificates of your own (cluster.tls)"
+        ) from None
+    directory.mkdir(parents=True, mode=SECRET_DIRECTORY_MODE)
+    keys = Keys(directory / "cert.pem", directory / "cert.pem", directory / "key.pem")
+    _write_secret(keys.cert, made.tls_client_cert)
+    _write_secret(keys.key, made.tls_client_key)
+    return keys
+
+
+def _write_secret(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, SECRET_MODE)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def require_safe(address: str, config: ClusterConfig) -> None:
+    """Raises InputError for a plain address beyond loopback, unless the config insists on it."""
+    scheme, _, rest = address.partition("://")
+    host = rest.rpartition(":")[0].strip("[]")
+    if scheme == "tls" or config.insecure or _is_loopback(host):
+        return
+    raise InputError(
+        f"{address} is plain TCP beyond this machine: anyone who reaches it can run code there. "
+        "Use a tls:// address with cluster.tls.ca, .cert and .key, or say cluster.insecure=true"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        raise InputError(f"cluster.address.scheduler: there is no host {host}") from None
+    return all(ipaddress.ip_address(str(ip).partition("%")[0]).is_loopback for ip in found)
