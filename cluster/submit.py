@@ -1,19 +1,34 @@
-"""Run idempotent tasks, a bounded number in flight, and hand back receipts as they finish.
+"""Run idempotent tasks, a bounded number in flight, and hand back outcomes as they finish.
 
 Dask runs a task at least once, sometimes twice; that is harmless because each task commits its
-own effects exactly once. Futures are released as soon as they are read: a held future of a dead
-worker would be computed again.
+own effects exactly once. What failed for another reason than itself is tried again: a task whose
+worker died (the second time alone, at the end, so that it takes no neighbour with it, and then in
+halves, until the piece is found that kills), one that met a passing fault of a disk or network,
+one that met a full disk, when there is room again.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from distributed import Client, Future, as_completed
+from distributed import Client, KilledWorker
 
-TASKS_PER_SLOT = 2  # enough to keep a worker fed while its receipt travels
+from cluster.engines import Ended, Engine, Here, Workers
+from cluster.guard import WorkerRefused
+from cluster.isolate import isolate
+from cluster.ledger import Ledger
+from cluster.rules import Rules
+from configs.errors import AudiolexError
+
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+KILLS_BEFORE_ALONE = 2  # a worker may be killed under any task, once
+MOST_ATTEMPTS = 6
+MOST_IO_ERRORS = 2
+LONG_S = 3600.0
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -32,52 +47,114 @@ def run_tasks(
     client: Client | None,
     function: Callable[[Argument], Result],
     arguments: Mapping[str, Argument],
+    rules: Rules[Argument] | None = None,
 ) -> Iterator[Outcome[Argument, Result]]:
     """Call `function` on every argument; yields outcomes in the order in which they finish.
 
     With a client the calls run on its workers, under the mapping's keys; without one they run
     here, in order. An exception ends its own task only.
+
+    Raises:
+        ClusterFailed: no worker came in time, or none that fits.
+        ClusterLost: the scheduler is gone, or nothing moves any more.
     """
-    if client is None:
-        yield from (_call(function, argument) for argument in arguments.values())
-    else:
-        yield from _run_on(client, function, arguments)
+    rules = rules or Rules()
+    engine: Engine = Here() if client is None else Workers(client, rules)
+    with closing(engine):
+        yield from _Job(engine, function, Ledger(arguments), rules).outcomes()
 
 
-def _call(function: Callable[[Argument], Result], argument: Argument) -> Outcome[Argument, Result]:
-    try:
-        return Outcome(argument, function(argument), None)
-    except Exception as error:
-        return Outcome(argument, None, error)
+@dataclass(frozen=True)
+class _Job(Generic[Argument, Result]):
+    """One call of `run_tasks`."""
+
+    engine: Engine
+    function: Callable[[Argument], Result]
+    ledger: Ledger[Argument]
+    rules: Rules[Argument]
+
+    def outcomes(self) -> Iterator[Outcome[Argument, Result]]:
+        ledger = self.ledger
+        while ledger.is_open:
+            labels = ledger.take(self.engine.room)
+            self.engine.start(self.function, {label: ledger.arguments[label] for label in labels})
+            for ended in self.engine.ended(ledger.until_next_s(LONG_S)):
+                outcome = self._settle(ended)
+                if outcome is not None:
+                    yield outcome
+
+    def _settle(self, ended: Ended) -> Outcome[Argument, Result] | None:
+        """The outcome of an attempt; None where there will be another one."""
+        label, receipt, error = ended.label, ended.receipt, ended.error
+        if receipt is not None:
+            self.rules.note(
+                event="done", task=label, worker=receipt.worker, took_s=round(receipt.seconds, 3)
+            )
+            return Outcome(self.ledger.finish(label), receipt.result, None)
+        if error is not None and self._tries_again(label, error):
+            return None
+        self.rules.note(event="failed", task=label, reason=describe(error))
+        return Outcome(self.ledger.finish(label), None, error)
+
+    def _tries_again(self, label: str, error: BaseException) -> bool:
+        if isinstance(error, WorkerRefused):
+            self._dismiss(label, error)
+            return True
+        if self.ledger.attempts(label) + 1 >= MOST_ATTEMPTS or isinstance(error, AudiolexError):
+            return False
+        if isinstance(error, KilledWorker):
+            return self._after_a_kill(label, error)
+        if isinstance(error, OSError):
+            return self._after_an_io_error(label, error)
+        return False
+
+    def _dismiss(self, label: str, error: WorkerRefused) -> None:
+        why = "; ".join(error.differences)
+        self.rules.note(event="refused", worker=error.worker, reason=why)
+        self.engine.dismiss(error.worker, why)
+        self.ledger.again(label)
+
+    def _after_a_kill(self, label: str, error: KilledWorker) -> bool:
+        worker = str(getattr(error.last_worker, "address", error.last_worker))
+        self.rules.note(event="killed", task=label, worker=worker)
+        kills = self.ledger.failures(label, "killed") + 1
+        if kills < KILLS_BEFORE_ALONE:
+            self._again_later(label, "killed", error)
+            return True
+        if self.ledger.is_alone:
+            self._isolate(label)
+        self.ledger.again_alone(label, "killed")
+        return True
+
+    def _isolate(self, label: str) -> None:
+        """Leave out of a task what has just killed its worker, with nothing beside it."""
+        if self.rules.bisection is None:
+            return
+        task = self.ledger.arguments[label]
+        guilty = isolate(self.engine, label, task, self.rules.bisection)
+        if guilty:
+            self.rules.note(event="isolated", task=label, pieces=list(guilty))
+            self.ledger.arguments[label] = self.rules.bisection.without(task, guilty)
+
+    def _after_an_io_error(self, label: str, error: OSError) -> bool:
+        if error.errno in FULL_DISK:
+            self.rules.note(event="full disk", task=label, reason=describe(error))
+            if not self.rules.make_room(error):
+                return False
+        elif self.ledger.failures(label, "io") + 1 >= MOST_IO_ERRORS:
+            return False
+        reason = "full" if error.errno in FULL_DISK else "io"
+        self._again_later(label, reason, error)
+        return True
+
+    def _again_later(self, label: str, reason: str, error: BaseException) -> None:
+        delay_s = self.ledger.again_later(label, reason)
+        attempt = self.ledger.attempts(label) + 1
+        self.rules.note(
+            event="retry", task=label, reason=describe(error), attempt=attempt, delay_s=delay_s
+        )
 
 
-def _run_on(
-    client: Client,
-    function: Callable[[Argument], Result],
-    arguments: Mapping[str, Argument],
-) -> Iterator[Outcome[Argument, Result]]:
-    num_slots = max(1, sum(client.nthreads().values()))
-    waiting = iter(arguments.items())
-    running: dict[Future[Any], Argument] = {}
-
-    def submit_next() -> Future[Any] | None:
-        for key, argument in waiting:
-            future = client.submit(function, argument, key=key, pure=False)
-            running[future] = argument
-            return future
-        return None
-
-    first = [submit_next() for _ in range(min(len(arguments), num_slots * TASKS_PER_SLOT))]
-    finished = as_completed([future for future in first if future is not None])
-    for future in finished:
-        following = submit_next()
-        if following is not None:
-            finished.add(following)
-        yield _outcome(future, running.pop(future))
-
-
-def _outcome(future: Future[Any], argument: Argument) -> Outcome[Argument, Result]:
-    error = future.exception()
-    result = future.result() if error is None else None
-    future.release()
-    return Outcome(argument, result, error)
+def describe(error: Any) -> str:
+    """One line for an error."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -11,8 +11,9 @@ from threading import Timer
 import pytest
 from distributed import Client, LocalCluster
 
+from cluster.engines import TASKS_PER_SLOT
 from cluster.launch import open_client
-from cluster.submit import TASKS_PER_SLOT, Outcome, run_tasks
+from cluster.submit import Outcome, run_tasks
 from configs.cluster import ClusterConfig
 from configs.errors import InputError, RecipeMismatch
 

@@ -1,0 +1,49 @@
+"""Find which piece of a task kills its worker: halve, and try each half alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from distributed import KilledWorker
+
+from cluster.engines import Engine
+from cluster.rules import Bisection
+
+SURE_AFTER = 2  # deaths of one piece: a worker may also be killed by something else
+LONG_S = 3600.0
+
+Argument = TypeVar("Argument")
+
+
+def isolate(
+    engine: Engine, label: str, task: Argument, bisection: Bisection[Argument]
+) -> list[str]:
+    """The pieces of `task` that kill the worker which tries them, in order; none where every
+    piece alone is survived. Nothing else may run on the engine."""
+    suspects: list[Sequence[str]] = [bisection.pieces(task)]
+    guilty: list[str] = []
+    while suspects:
+        pieces = suspects.pop()
+        if len(pieces) == 1:
+            if all(_kills(engine, label, bisection, task, pieces) for _ in range(SURE_AFTER)):
+                guilty += pieces
+        elif len(pieces) > 1 and _kills(engine, label, bisection, task, pieces):
+            half = len(pieces) // 2
+            suspects += [pieces[half:], pieces[:half]]
+    return guilty
+
+
+def _kills(
+    engine: Engine,
+    label: str,
+    bisection: Bisection[Argument],
+    task: Argument,
+    pieces: Sequence[str],
+) -> bool:
+    """Whether a worker dies of these pieces; another error is the task's own affair."""
+    probe: dict[str, Any] = {f"probe-{label}": (task, pieces)}
+    engine.start(bisection.probe, probe)
+    while True:
+        for ended in engine.ended(LONG_S):
+            return isinstance(ended.error, KilledWorker)

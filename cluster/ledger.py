@@ -1,0 +1,81 @@
+"""Which tasks wait, run, wait for another attempt, or must run alone; how often each was tried."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+Argument = TypeVar("Argument")
+
+FIRST_DELAY_S, MOST_DELAY_S = 1.0, 30.0
+
+
+class Ledger(Generic[Argument]):
+    """The state of a job's tasks, by label; every task is in one place at a time."""
+
+    def __init__(self, arguments: Mapping[str, Argument]) -> None:
+        self.arguments = dict(arguments)
+        self.is_alone = False  # what runs now is one task that must have no other beside it
+        self._waiting = deque(self.arguments)
+        self._later: list[tuple[float, str]] = []
+        self._alone: deque[str] = deque()
+        self._running: set[str] = set()
+        self._reasons: defaultdict[str, list[str]] = defaultdict(list)
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._waiting or self._later or self._alone or self._running)
+
+    def take(self, most: int) -> list[str]:
+        """The tasks to start now, so that no more than `most` run."""
+        while self._later and self._later[0][0] <= time.monotonic():
+            self._waiting.append(heapq.heappop(self._later)[1])
+        if not self._running:
+            self.is_alone = bool(self._alone) and not (self._waiting or self._later)
+        if self.is_alone:
+            taken = [self._alone.popleft()] if most and not self._running else []
+        else:
+            room = max(0, most - len(self._running))
+            taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        self._running.update(taken)
+        return taken
+
+    def until_next_s(self, most: float) -> float:
+        """Seconds until a task that waits for its next attempt is due, at most `most`."""
+        if not self._later:
+            return most
+        return min(most, max(0.0, self._later[0][0] - time.monotonic()))
+
+    def attempts(self, label: str) -> int:
+        """Attempts at a task so far that failed for reasons of its own."""
+        return len(self._reasons[label])
+
+    def failures(self, label: str, reason: str) -> int:
+        return self._reasons[label].count(reason)
+
+    def finish(self, label: str) -> Argument:
+        """The task is done with; returns its argument."""
+        self._running.remove(label)
+        return self.arguments[label]
+
+    def again(self, label: str) -> None:
+        """Another attempt, next of all, for a reason that is not the task's own."""
+        self._running.remove(label)
+        self._waiting.appendleft(label)
+
+    def again_later(self, label: str, reason: str) -> float:
+        """Another attempt after a while, twice as long each time; returns the seconds."""
+        self._running.remove(label)
+        self._reasons[label].append(reason)
+        delay_s: float = min(MOST_DELAY_S, FIRST_DELAY_S * 2.0 ** (len(self._reasons[label]) - 1))
+        heapq.heappush(self._later, (time.monotonic() + delay_s, label))
+        return delay_s
+
+    def again_alone(self, label: str, reason: str) -> None:
+        """Another attempt with nothing beside it, when all others are done."""
+        self._running.remove(label)
+        self._reasons[label].append(reason)
+        self._alone.append(label)

@@ -1,0 +1,102 @@
+"""Is the cluster there, and does it move? Looked at while the loop waits for a task to end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+
+from cluster.rules import Rules
+from configs.console import say
+from configs.errors import ClusterFailed, ClusterLost
+
+SLOWEST_TIMES = 5.0  # so many times the slowest task without any end is no accident
+FIRST_WORD_S = 10.0  # of waiting for workers; each further word comes after twice the time
+
+
+class Watch:
+    """Counts the workers that may take this job's tasks, waits for the first with a word now and
+    then, and raises where nothing goes on."""
+
+    tick_s = 1.0
+
+    def __init__(self, client: Client, rules: Rules[Any]) -> None:
+        self._client, self._rules = client, rules
+        self._refused: dict[str, str] = {}
+        self._looked_s = self._moved_s = self._seen_s = time.monotonic()
+        self._next_word_s = FIRST_WORD_S
+        self.slowest_s = 0.0
+        self.num_slots = self._count()
+
+    def look(self, has_moved: bool, num_running: int) -> None:
+        """Raises ClusterFailed when no worker came in time, ClusterLost when nothing moves."""
+        now_s = time.monotonic()
+        if has_moved or not num_running:
+            self._moved_s = now_s
+        if now_s - self._looked_s < self.tick_s:
+            return
+        self._looked_s = now_s
+        if self._client.status not in ("running", "connecting"):
+            raise ClusterLost("the scheduler is gone: run the same command again")
+        self.num_slots = self._count()
+        if self.num_slots:
+            self._seen_s, self._next_word_s = now_s, FIRST_WORD_S
+            self._check_stall(now_s - self._moved_s)
+        else:
+            self._moved_s = now_s
+            self._wait(now_s - self._seen_s)
+
+    def dismiss(self, worker: str, why: str) -> None:
+        """Let a worker go that must not work on this job; its nanny does not start another."""
+        if worker not in self._refused:
+            self._refused[worker] = why
+            say(f"worker {worker} is refused: {why}")
+        self._client.retire_workers([worker], close_workers=True)
+        self.num_slots = self._count()
+
+    def _count(self) -> int:
+        """Threads of the workers that have what the tasks ask for; at least one task is always
+        in flight, so that a scheduler which scales itself sees that there is work."""
+        workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        able = [worker for address, worker in workers.items() if self._is_able(address, worker)]
+        return sum(int(worker["nthreads"]) for worker in able)
+
+    def _is_able(self, address: str, worker: Mapping[str, Any]) -> bool:
+        has = worker.get("resources", {})
+        asked = self._rules.resources
+        return address not in self._refused and all(has.get(k, 0) >= n for k, n in asked.items())
+
+    def _wait(self, seconds: float) -> None:
+        wanted = "".join(f" with {k}={n:g}" for k, n in self._rules.resources.items())
+        limit_s = self._rules.config.wait_for_workers_s
+        refused = f" ({len(self._refused)} refused)" if self._refused else ""
+        if seconds > limit_s:
+            raise ClusterFailed(
+                f"no worker{wanted} came within {limit_s:g} s{refused} "
+                "(cluster.wait_for_workers_s): is the queue full, and do the workers' logs say "
+                "why? What is committed is kept"
+            )
+        if seconds > self._next_word_s:
+            self._next_word_s *= 2
+            say(f"waiting for a worker{wanted}{refused}, {seconds:.0f} s so far")
+
+    def _check_stall(self, seconds: float) -> None:
+        limit_s = max(self._rules.config.stall_s, SLOWEST_TIMES * self.slowest_s)
+        if seconds <= limit_s:
+            return
+        where = dump_state(self._client, self._rules.place)
+        raise ClusterLost(
+            f"no task has ended for {seconds:.0f} s (cluster.stall_s): the cluster's state is in "
+            f"{where}; run the same command again"
+        )
+
+
+def dump_state(client: Client, place: Path) -> Path:
+    """Write what scheduler and workers know of themselves; returns the file."""
+    place.mkdir(parents=True, exist_ok=True)
+    stem = place / f"stall-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    client.dump_cluster_state(str(stem), format="yaml")
+    return stem.with_suffix(".yaml")
