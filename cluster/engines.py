@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from distributed import Client, Future
 
-from cluster.guard import Guarded, Receipt
+from cluster.guard import Guarded, Receipt, WorkerRefused
 from cluster.rules import Rules
 from cluster.watch import Watch
 from configs.errors import ClusterLost
@@ -162,10 +162,22 @@ class Workers:
             receipt = future.result(timeout=RESULT_LIMIT_S)
         except TimeoutError as error:
             return Ended(label, None, error) if future.status == "error" else None
+        except ImportError as error:  # of the task itself, or of what it is made of
+            worker = self._erred_on(str(future.key))
+            return Ended(label, None, WorkerRefused(worker, "its log says more", (str(error),)))
         except Exception as error:
             return Ended(label, None, error)
         self._watch.slowest_s = max(self._watch.slowest_s, receipt.seconds)
         return Ended(label, receipt)
+
+    def _erred_on(self, key: str) -> str:
+        """The worker where an attempt failed. The scheduler may not have our packages: what it
+        runs is sent by value, as functions inside functions are."""
+
+        def look(dask_scheduler: Any) -> str:
+            return str(next(iter(dask_scheduler.tasks[key].erred_on or [""])))
+
+        return str(self._client.run_on_scheduler(look))
 
     def dismiss(self, worker: str, why: str) -> None:
         self._watch.dismiss(worker, why)

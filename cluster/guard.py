@@ -19,9 +19,9 @@ Stamp = Mapping[str, str]
 class WorkerRefused(Exception):
     """A worker that would make other bytes, or look at other files, than the driver."""
 
-    def __init__(self, worker: str, differences: tuple[str, ...]) -> None:
-        super().__init__(worker, differences)
-        self.worker, self.differences = worker, differences
+    def __init__(self, worker: str, who: str, differences: tuple[str, ...]) -> None:
+        super().__init__(worker, who, differences)
+        self.worker, self.who, self.differences = worker, who, differences
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Guarded(Generic[Argument, Result]):
         worker = get_worker()
         differences = compare(self.expected, self.stamp())
         if differences:
-            raise WorkerRefused(worker.address, differences)
+            who = f"{worker.name} on {socket.gethostname()}"
+            raise WorkerRefused(worker.address, who, differences)
         worker.log_event(self.topic, _who_begins(label, worker))
         began_s = time.monotonic()
         result = self.function(argument)

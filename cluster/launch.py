@@ -13,8 +13,10 @@ from distributed import Client
 
 from cluster.address import address
 from cluster.local import local
+from cluster.report import dashboard
 from cluster.settings import settings
 from configs.cluster import ClusterConfig
+from configs.console import say
 
 OpenClient = Callable[[], Client | None]
 Launcher = Callable[[ClusterConfig, Path], AbstractContextManager[Client]]
@@ -48,4 +50,7 @@ def open_client(config: ClusterConfig, place: Path) -> Iterator[OpenClient]:
 @contextmanager
 def _opened(config: ClusterConfig, place: Path) -> Iterator[Client]:
     with dask.config.set(settings(config)), LAUNCHERS[config.kind](config, place) as client:
+        num_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        count = f"{num_workers} worker{'' if num_workers == 1 else 's'}"
+        say(f"{config.kind} cluster: {count} so far, Dask's dashboard at {dashboard(client)}")
         yield client

@@ -1,17 +1,34 @@
-"""A cluster that stands without a command: where it is, in a file that `status` and `down` and
-`cluster.kind=address` find it by."""
+"""A cluster that stands without a command: `up` leaves a keeper process that holds it, and a file
+in the run that `status`, `down` and `cluster.kind=address` find it by."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from cluster.tls import Keys
-from configs.errors import InputError
+from configs.errors import ClusterFailed, InputError
 
-FILE_NAME = "standing.json"
+FILE_NAME, LOCK_NAME, CONFIG_NAME, LOG_NAME = (
+    "standing.json",
+    "keeper.lock",
+    "keeper.yaml",
+    "keeper.log",
+)
+START_LIMIT_S, STOP_LIMIT_S = 300.0, 90.0
+POLL_S = 0.1
+SHOWN_LINES = 5  # of a keeper's log that did not start
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,10 @@ class Standing:
             return None
         return Keys(Path(self.ca), Path(self.cert), Path(self.key))
 
+    @property
+    def is_kept_here(self) -> bool:
+        return self.host == socket.gethostname()
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
 
@@ -53,3 +74,93 @@ def read_standing(place: Path) -> Standing | None:
         return None
     except (ValueError, TypeError):
         raise InputError(f"{path} is damaged: remove it, and end its keeper by hand") from None
+
+
+def write_standing(place: Path, standing: Standing) -> None:
+    """Appears whole or not at all."""
+    partial = place / f"{FILE_NAME}.{os.getpid()}"
+    partial.write_text(standing.to_json(), encoding="utf-8")
+    partial.replace(place / FILE_NAME)
+
+
+@contextmanager
+def keeping(place: Path) -> Iterator[bool]:
+    """Hold the place of the one keeper; gives False where another one has it. The kernel lets go
+    of it however the keeper ends."""
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / LOCK_NAME).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def is_kept(place: Path) -> bool:
+    """Whether a keeper is at work on this host."""
+    with keeping(place) as is_free:
+        return not is_free
+
+
+def start_keeper(place: Path, config_text: str) -> Standing:
+    """Start a keeper that outlives this process; returns what it holds once it stands.
+
+    Raises ClusterFailed with the last lines of its log where it ends before that.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    (place / FILE_NAME).unlink(missing_ok=True)  # of a keeper that was killed
+    (place / CONFIG_NAME).write_text(config_text, encoding="utf-8")
+    with (place / LOG_NAME).open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "cluster.keeper", str(place)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        return _when_it_stands(process, place)
+    except BaseException:
+        process.terminate()
+        raise
+
+
+def _when_it_stands(process: subprocess.Popen[bytes], place: Path) -> Standing:
+    deadline_s = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline_s:
+        standing = read_standing(place)
+        if standing is not None:
+            return standing
+        if process.poll() is not None:
+            break
+        time.sleep(POLL_S)
+    lines = (place / LOG_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+    raise ClusterFailed("\n  ".join(["the cluster did not start:", *lines[-SHOWN_LINES:]]))
+
+
+def stop_keeper(place: Path, standing: Standing) -> bool:
+    """Ask the keeper on this host to end what it holds; False where it does not in time."""
+    os.kill(standing.pid, signal.SIGTERM)
+    deadline_s = time.monotonic() + STOP_LIMIT_S
+    while is_kept(place) or _is_alive(standing.pid):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Ended, and not yet waited for by whoever inherited it."""
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # gone since, or no Linux
+        return False

@@ -34,6 +34,16 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
+class WorkersLost(Exception):
+    """A task whose workers died, every one."""
+
+    def __init__(self, times: int, last: str) -> None:
+        super().__init__(
+            f"its worker died {times} times, at last ({last}) with no other task beside it: is a "
+            "worker's memory too small for it (cluster.memory_limit), or does the machine kill it?"
+        )
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[Argument, Result]):
     """What became of one task: its result, or the exception that ended it."""
@@ -93,6 +103,8 @@ class _Job(Generic[Argument, Result]):
             return Outcome(self.ledger.finish(label), receipt.result, None)
         if error is not None and self._tries_again(label, error):
             return None
+        if isinstance(error, KilledWorker):
+            error = WorkersLost(self.ledger.failures(label, "killed") + 1, _worker_of(error))
         self.rules.note(event="failed", task=label, reason=describe(error))
         return Outcome(self.ledger.finish(label), None, error)
 
@@ -110,13 +122,12 @@ class _Job(Generic[Argument, Result]):
 
     def _dismiss(self, label: str, error: WorkerRefused) -> None:
         why = "; ".join(error.differences)
-        self.rules.note(event="refused", worker=error.worker, reason=why)
-        self.engine.dismiss(error.worker, why)
+        self.rules.note(event="refused", worker=error.worker, name=error.who, reason=why)
+        self.engine.dismiss(error.worker, f"({error.who}) is refused: {why}")
         self.ledger.again(label)
 
     def _after_a_kill(self, label: str, error: KilledWorker) -> bool:
-        worker = str(getattr(error.last_worker, "address", error.last_worker))
-        self.rules.note(event="killed", task=label, worker=worker)
+        self.rules.note(event="killed", task=label, worker=_worker_of(error))
         kills = self.ledger.failures(label, "killed") + 1
         if kills < KILLS_BEFORE_ALONE:
             self._again_later(label, "killed", error)
@@ -153,6 +164,10 @@ class _Job(Generic[Argument, Result]):
         self.rules.note(
             event="retry", task=label, reason=describe(error), attempt=attempt, delay_s=delay_s
         )
+
+
+def _worker_of(error: KilledWorker) -> str:
+    return str(getattr(error.last_worker, "address", error.last_worker))
 
 
 def describe(error: Any) -> str:

@@ -53,7 +53,7 @@ class Watch:
         """Let a worker go that must not work on this job; its nanny does not start another."""
         if worker not in self._refused:
             self._refused[worker] = why
-            say(f"worker {worker} is refused: {why}")
+            say(f"worker {worker} {why}")
         self._client.retire_workers([worker], close_workers=True)
         self.num_slots = self._count()
 

@@ -111,3 +111,7 @@ class ClusterConfig(Section):
     pbs: QueueSection = QueueSection()
     kubernetes: KubernetesSection = KubernetesSection()
     training: TrainingJob = TrainingJob()
+
+    def resources_of(self, stage: str) -> Resources:
+        """What the tasks of a stage ask of a worker."""
+        return next((asked for name, asked in self.task_resources.items() if name == stage), {})

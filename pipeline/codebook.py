@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from configs.schema import CodebookConfig, Config
 from pipeline import kmeans
 from pipeline.audio.assign import choose_device
 from pipeline.draw import Draw, draw_frames
+from pipeline.stage import Stage, run_shards
 from shards.atomic import write_whole
 from shards.codebook import FILE_NAME, STAGE, Codebook, codebook_names
 from shards.commit import CommitRecord, StageLog, canonical_json, ids_sha256, publish_bytes
@@ -34,27 +36,57 @@ FEW_A_CENTROID = 10  # frames
 Metrics = dict[str, dict[str, Any]]
 
 
-def run(config: Config, layout: Layout, _: OpenClient) -> None:
-    """Train and commit every codebook of the job that is not committed yet."""
+@dataclass(frozen=True)
+class CodebookTask:
+    """All that is needed to train one codebook."""
+
+    root: Path
+    config: Config
+    name: str
+    fold: int | None
+    fingerprint: str
+
+    @property
+    def label(self) -> str:
+        return f"{STAGE} {self.name}"
+
+
+def run(config: Config, layout: Layout, client: OpenClient) -> None:
+    """Train and commit every codebook of the job that is not committed yet: in this process, or
+    on a worker that has what `cluster.task_resources.codebook` asks for."""
     seal = open_shards(layout)
-    device = choose_device(config.codebook.device)
     for name, fold in codebook_names(config.codebook, config.split):
         log = StageLog(layout, STAGE, name)
         state_path = layout.codebook(name) / STATE_NAME
         fingerprint = log.open(recipe(config, seal, fold), state_path)
+        task = CodebookTask(layout.root.absolute(), config, name, fold, fingerprint)
         if log.record(0) is not None:
             say(f"codebook {name}: committed, nothing to do")
+        elif config.cluster.resources_of(STAGE):
+            run_shards(Stage(log, fingerprint, make_codebook), [task], config.cluster, client)
         else:
-            draw = draw_frames(seal, config.codebook, config.split, fold)
-            say(f"codebook {name}: {len(draw.train_ND)} frames drawn, faiss on {device}")
-            if len(draw.train_ND) < FEW_A_CENTROID * config.codebook.k:
-                say(f"warning: few frames for k={config.codebook.k} centroids; lower codebook.k")
-            state = _train(layout, name, config.codebook, draw, fingerprint, device)
-            codebook = _codebook(config, seal, state)
-            metrics = measure(codebook, draw)
-            _commit(log, codebook, metrics, fingerprint)
-            say(summary(name, codebook, metrics))
+            make_codebook(task)
         state_path.unlink(missing_ok=True)
+
+
+def make_codebook(task: CodebookTask) -> CommitRecord:
+    """Train and commit one codebook, going on from the state that a killed attempt left."""
+    layout, config, name = Layout(task.root), task.config, task.name
+    log, seal = StageLog(layout, STAGE, name), open_shards(layout)
+    existing = log.made(0, task.fingerprint)
+    if existing is not None:
+        return existing
+    device = choose_device(config.codebook.device)
+    draw = draw_frames(seal, config.codebook, config.split, task.fold)
+    say(f"codebook {name}: {len(draw.train_ND)} frames drawn, faiss on {device}")
+    if len(draw.train_ND) < FEW_A_CENTROID * config.codebook.k:
+        say(f"warning: few frames for k={config.codebook.k} centroids; lower codebook.k")
+    state = _train(layout, name, config.codebook, draw, task.fingerprint, device)
+    codebook = _codebook(config, seal, state)
+    metrics = measure(codebook, draw)
+    record = _commit(log, codebook, metrics, task.fingerprint)
+    say(summary(name, codebook, metrics))
+    return record
 
 
 def recipe(config: Config, seal: Seal, fold: int | None) -> dict[str, Any]:
@@ -125,7 +157,7 @@ def measure(codebook: Codebook, draw: Draw) -> Metrics:
     }
 
 
-def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: str) -> None:
+def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: str) -> CommitRecord:
     layout = log.layout
     contents = {
         FILE_NAME: codebook.to_bytes(),
@@ -136,7 +168,7 @@ def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: st
         publish_bytes(layout.partial, layout.root, layout.codebook(log.name) / file_name, data)
         for file_name, data in contents.items()
     )
-    log.commit(
+    return log.commit(
         CommitRecord(
             stage=STAGE,
             name=log.name,

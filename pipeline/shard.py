@@ -6,24 +6,30 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from itertools import islice
 from typing import Any
 
-import soundfile
-
 from cluster.launch import OpenClient
+from cluster.rules import Bisection
 from configs.console import say
 from configs.errors import InputError
 from configs.schema import Config
 from pipeline.audio.decode import RESAMPLER
 from pipeline.audio.frames import check_filters
 from pipeline.audio.sandbox import own_sandbox
-from pipeline.driver import run_shards
 from pipeline.planning import frozen_plan, say_splits
 from pipeline.reading import ClipReader
-from pipeline.shard_task import Row, ShardTask, make_shard
-from pipeline.storage import require
+from pipeline.shard_task import (
+    Row,
+    ShardTask,
+    clip_ids,
+    make_shard,
+    try_clips,
+    without_clips,
+)
+from pipeline.stage import Stage, run_shards
+from pipeline.stamp import library_versions
+from pipeline.storage import absolute, require
 from shards.commit import CommitRecord, FileRecord, StageLog, publish_bytes
 from shards.frames import write_group
 from shards.index import NAME, STAGE, decoded, read_shard_index
@@ -35,7 +41,6 @@ from shards.statistics import Moments
 
 FORMAT = 2
 ENOUGH_MISSING, FEW = 1000, 100  # clips, to say that none is there
-LIBRARIES = ("av", "soxr", "scipy", "zarr", "numcodecs", "pyarrow")  # that decide bytes
 
 
 def run(config: Config, layout: Layout, client: OpenClient) -> None:
@@ -53,7 +58,8 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     tasks = [
         task_of(config, layout, shard, fingerprint, witness) for shard in range(plan.num_shards)
     ]
-    records = run_shards(client, log, make_shard, tasks, fingerprint)
+    stage = Stage(log, fingerprint, make_shard, Bisection(clip_ids, try_clips, without_clips))
+    records = run_shards(stage, tasks, config.cluster, client)
     before = find_seal(layout, STAGE, NAME)
     shared = {"group": group, "statistics": _write_statistics(layout, records)}
     if before not in (None, write_seal(log, records, shared)):
@@ -127,10 +133,10 @@ def task_of(
     config: Config, layout: Layout, shard: int, fingerprint: str, witness: Row
 ) -> ShardTask:
     return ShardTask(
-        root=layout.root,
+        root=layout.root.absolute(),  # a worker may stand in another directory
         shard=shard,
         fingerprint=fingerprint,
-        source_root=config.source.root,
+        source_root=absolute(config.source.root),
         witness=witness,
         max_clip_s=config.source.max_clip_s,
         audio=config.audio,
@@ -146,10 +152,7 @@ def recipe(config: Config, plan: Plan) -> dict[str, Any]:
         "audio": config.audio.model_dump(mode="json"),
         "frames": config.frames.model_dump(mode="json"),
         "resampler": RESAMPLER,
-        "libraries": {
-            "libsndfile": soundfile.__libsndfile_version__,
-            **{name: version(name) for name in LIBRARIES},
-        },
+        "libraries": library_versions(),
     }
 
 

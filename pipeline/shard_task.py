@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class ShardTask:
     max_clip_s: float
     audio: AudioConfig
     frames: FramesConfig
+    fatal: tuple[str, ...] = ()  # ids of clips that kill the worker which reads them
 
     @property
     def label(self) -> str:
@@ -77,6 +78,27 @@ def make_shard(task: ShardTask) -> CommitRecord:
         write_index(attempt.path("index.parquet"), rows)
         files = _publish(task, layout, attempt, frames_TM)
     return log.commit(_record(task, rows, files, Moments.of(frames_TM)))
+
+
+def clip_ids(task: ShardTask) -> list[str]:
+    """The clips of a shard: what it can be halved into."""
+    ids: list[str] = plans.load(Layout(task.root)).rows(task.shard).column("id").to_pylist()
+    return ids
+
+
+def try_clips(task_and_ids: tuple[ShardTask, Sequence[str]]) -> None:
+    """Read and decode some clips of a shard, and keep nothing."""
+    task, ids = task_and_ids
+    wanted, sandbox = set(ids), own_sandbox()
+    with ClipReader(task.source_root, sandbox.buffer) as reader:
+        for row in plans.load(Layout(task.root)).rows(task.shard).to_pylist():
+            if row["id"] in wanted:
+                _decode(task, row, reader, sandbox)
+
+
+def without_clips(task: ShardTask, ids: Sequence[str]) -> ShardTask:
+    """The shard with these clips in quarantine, unread."""
+    return replace(task, fatal=(*task.fatal, *ids))
 
 
 def _decode_clips(
@@ -132,6 +154,8 @@ def _decode(
     row |= {"key": key_of(plan_row["id"]), "num_frames": 0, "source": _source_name(plan_row)}
     window = Window(plan_row["start_s"] or 0.0, plan_row["end_s"], task.max_clip_s)
     try:
+        if plan_row["id"] in task.fatal:
+            raise ClipRefused("kills_worker", "the worker that read it was killed, alone and again")
         found = reader.read(plan_row)
         row["source_sha256"] = found.sha256
         clip = sandbox.clip(found.given, window, task.audio, task.frames)

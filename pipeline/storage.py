@@ -29,6 +29,11 @@ def is_remote(root: str) -> bool:
     return "://" in root
 
 
+def absolute(root: str) -> str:
+    """A root as processes in other directories understand it."""
+    return root if is_remote(root) else str(Path(root).absolute())
+
+
 def open_binary(root: str, path: str) -> IO[bytes]:
     """A file below a root, unbuffered, for reading and seeking.
 

@@ -17,7 +17,7 @@ from cluster.launch import OpenClient
 from configs.schema import Config
 from pipeline.audio.assign import Assigner, TokensT, choose_device
 from pipeline.audio.front_end import FRONT_ENDS
-from pipeline.driver import run_shards
+from pipeline.stage import Stage, run_shards
 from shards.atomic import Attempt
 from shards.codebook import codebook_names, open_codebook
 from shards.commit import CommitRecord, FileRecord, StageLog, Written, ids_sha256
@@ -59,8 +59,9 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
         fingerprint = log.open(
             {"format": FORMAT, "frames": seal.fingerprint, "codebook": codebook_fingerprint}
         )
-        tasks = _tasks(seal, name, fingerprint, choose_device(config.codebook.device))
-        records = run_shards(client, log, tokenize_shard, tasks, fingerprint)
+        tasks = _tasks(seal, name, fingerprint, config.codebook.device)
+        stage = Stage(log, fingerprint, tokenize_shard)
+        records = run_shards(stage, tasks, config.cluster, client)
         write_seal(log, records, {"index": _write_index(log, records)})
 
 
@@ -68,7 +69,7 @@ def _tasks(seal: Seal, name: str, fingerprint: str, device: str) -> list[Tokeniz
     """One task a shard; block numbers count through, as if every shard were full."""
     most_clips = max(record.counts["clips"] for record in seal.records)
     blocks_per_shard = -(-most_clips // BLOCK_CLIPS)
-    root = seal.layout.root
+    root = seal.layout.root.absolute()  # a worker may stand in another directory
     return [
         TokenizeTask(root, name, record, fingerprint, record.shard * blocks_per_shard, device)
         for record in seal.records
@@ -83,7 +84,8 @@ def tokenize_shard(task: TokenizeTask) -> CommitRecord:
     if existing is not None:
         return existing
     codebook, _ = open_codebook(layout, task.name)
-    assigner = Assigner(codebook.centroids_KD, codebook.metric, task.device)
+    device = choose_device(task.device)  # the worker's own
+    assigner = Assigner(codebook.centroids_KD, codebook.metric, device)
     source = task.source
     rows = decoded(read_shard_index(layout, source)).to_pylist()
     frames_TM = read_shard_frames(layout, source)

@@ -9,10 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from configs import STARTED_S
 from shards.layout import Layout
+
+_ONE_AT_A_TIME = Lock()  # workers are heard in threads of their own
 
 
 @contextmanager
@@ -29,17 +32,20 @@ def timed(layout: Layout, verb: str) -> Iterator[None]:
 
 
 def _append(layout: Layout, verb: str, *, is_done: bool) -> None:
-    append(layout, verb=verb, done=is_done, seconds=round(time.monotonic() - STARTED_S, 3))
+    seconds = round(time.monotonic() - STARTED_S, 3)
+    append(layout, verb=verb, done=is_done, seconds=seconds, peak_mib=peak_mib())
+
+
+def peak_mib() -> int:
+    """The peak resident memory of this process, or of the largest of its children."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(who).ru_maxrss for who in whose) // 1024
 
 
 def append(layout: Layout, **event: Any) -> None:
-    """Append one event with the peak resident memory of this process and of its children."""
-    peaks_kib = [
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    ]
-    line = json.dumps({**event, "peak_mib": max(peaks_kib) // 1024})
-    with layout.events.open("ab+") as file:
+    """Append one event; `at` is when it happened, in seconds since 1970."""
+    line = json.dumps({"at": round(time.time(), 3), **event})
+    with _ONE_AT_A_TIME, layout.events.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # a kill cut the last line short: this one must not join it

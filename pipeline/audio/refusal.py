@@ -23,6 +23,7 @@ REASONS = {
     "decoder_crashed": "the decoder crashed on it, twice",
     "decoder_hung": "the decoder did not come to an end, twice",
     "decoder_memory": "the decoder asked for more memory than it may have",
+    "kills_worker": "the whole worker died whenever it was read, not only the decoder",
 }
 
 

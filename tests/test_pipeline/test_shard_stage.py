@@ -14,7 +14,7 @@ import pytest
 from configs.errors import InputError, IntegrityError, RecipeMismatch, RunLocked
 from configs.load import merge
 from configs.schema import Config
-from pipeline import shard
+from pipeline import stamp
 from pipeline.reading import ClipReader
 from pipeline.verbs import run_verb
 from shards.commit import StageLog
@@ -234,7 +234,7 @@ def test_newer_libraries_do_not_make_a_finished_set_another(
     config = config_of(made_clips, tmp_path / "run")
     assert run_verb(config, "shard") == 0
     before = stamps(config.run)
-    monkeypatch.setattr(shard, "version", lambda name: f"99 of {name}")
+    monkeypatch.setattr(stamp, "version", lambda name: f"99 of {name}")
     assert run_verb(config, "shard") == 0
     assert stamps(config.run) == before
     (Layout(config.run).commits("shard", "default") / "000005.json").unlink()

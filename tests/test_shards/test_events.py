@@ -26,7 +26,7 @@ def test_events_are_read_in_order(run: Layout) -> None:
     read = events.read_lines(run.events)
     assert [event.get("verb") for event in read] == ["shard", None, "tokenize"]
     assert read[1]["note"] == "é\nnext"
-    assert all(event["peak_mib"] > 1 for event in read)
+    assert [event["at"] for event in read] == sorted(event["at"] for event in read)
     assert events.total_seconds(run) == 3.5
 
 
@@ -38,6 +38,7 @@ def test_a_verb_leaves_its_time_and_how_it_ended(run: Layout) -> None:
     found = [(event["verb"], event["done"]) for event in events.read_lines(run.events)]
     assert found == [("shard", True), ("codebook", False)]
     assert all(event["seconds"] > 0 for event in events.read_lines(run.events))
+    assert all(event["peak_mib"] > 1 for event in events.read_lines(run.events))
 
 
 def test_the_first_error_is_shown_where_nothing_can_be_written(tmp_path: Path) -> None:

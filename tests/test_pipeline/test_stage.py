@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from configs.cluster import ClusterConfig
 from configs.errors import DecoderLost, IntegrityError, StageFailed, notes_of
-from pipeline.driver import run_shards
+from pipeline.stage import Stage, run_shards
 from shards.commit import CommitRecord, StageLog
 from shards.layout import Layout
 
@@ -26,6 +27,14 @@ class Task:
 
 def inline() -> None:
     return None
+
+
+def run(
+    log: StageLog, make: Callable[[Task], CommitRecord], tasks: Sequence[Task]
+) -> list[CommitRecord]:
+    """All of a stage in this process, without waiting for room on a full disk."""
+    config = ClusterConfig(kind="inline", wait_for_disk_s=0)
+    return run_shards(Stage(log, "f", make), tasks, config, inline)
 
 
 @pytest.fixture
@@ -53,11 +62,11 @@ def test_only_what_has_no_record_is_made(log: StageLog, capsys: pytest.CaptureFi
         made.append(task.shard)
         return committing(log)(task)
 
-    records = run_shards(inline, log, make, tasks, "f")
+    records = run(log, make, tasks)
     assert [record.shard for record in records] == [0, 1, 2, 3]
     assert made == [0, 1, 3]
     assert "1 of 4 shards are committed, going on" in capsys.readouterr().out
-    assert run_shards(inline, log, make, tasks, "f") == records
+    assert run(log, make, tasks) == records
     assert made == [0, 1, 3]
     assert "nothing to do" in capsys.readouterr().out
 
@@ -65,7 +74,7 @@ def test_only_what_has_no_record_is_made(log: StageLog, capsys: pytest.CaptureFi
 def test_a_failure_names_shard_and_clip_and_the_others_are_committed(log: StageLog) -> None:
     tasks = [Task(shard) for shard in range(4)]
     with pytest.raises(StageFailed) as caught:
-        run_shards(inline, log, committing(log, fails=(1,)), tasks, "f")
+        run(log, committing(log, fails=(1,)), tasks)
     message = str(caught.value)
     assert message.startswith("shard: 1 of 4 shards failed; the others are committed\n")
     assert "shard 000001, clip abc: OSError: [Errno 5] Input/output error: 'disk'" in message
@@ -78,7 +87,7 @@ def test_an_error_for_people_comes_through_as_it_is(log: StageLog) -> None:
         raise DecoderLost("use fewer workers")
 
     with pytest.raises(DecoderLost, match="use fewer workers") as caught:
-        run_shards(inline, log, lose, [Task(0)], "f")
+        run(log, lose, [Task(0)])
     assert notes_of(caught.value) == ["shard 000000"]
 
 
@@ -92,7 +101,7 @@ def test_a_full_disk_ends_the_stage_at_once(log: StageLog) -> None:
         return committing(log)(task)
 
     with pytest.raises(StageFailed, match=r"1 of 3 shards failed; the others .*; 7 more were not"):
-        run_shards(inline, log, make, [Task(shard) for shard in range(10)], "f")
+        run(log, make, [Task(shard) for shard in range(10)])
     assert tried == [0, 1, 2]
 
 
@@ -100,10 +109,10 @@ def test_many_failures_end_the_stage(log: StageLog) -> None:
     tasks = [Task(shard) for shard in range(100)]
     everything = tuple(range(100))
     with pytest.raises(StageFailed, match="16 of 16 shards failed; 84 more were not tried"):
-        run_shards(inline, log, committing(log, fails=everything), tasks, "f")
+        run(log, committing(log, fails=everything), tasks)
 
 
 def test_records_of_another_recipe_are_refused(log: StageLog) -> None:
     committing(log, stamp="other")(Task(0))
     with pytest.raises(IntegrityError, match="records of another recipe"):
-        run_shards(inline, log, committing(log), [Task(0), Task(1)], "f")
+        run(log, committing(log), [Task(0), Task(1)])

@@ -1,0 +1,112 @@
+"""What `python -m cluster up`, `status` and `down` do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+
+from cluster.address import connect
+from cluster.standing import (
+    FILE_NAME,
+    LOG_NAME,
+    Standing,
+    is_kept,
+    read_standing,
+    start_keeper,
+    stop_keeper,
+)
+from configs.console import say
+from configs.errors import ClusterFailed, InputError
+from configs.load import SAVED_NAME, dump_config
+from configs.schema import Config
+
+PLACE = "cluster"  # below the run
+
+
+def place_of(config: Config) -> Path:
+    return config.run.absolute() / PLACE
+
+
+def up(config: Config) -> int:
+    """Start a scheduler and workers that outlive the command."""
+    place = place_of(config)
+    if config.cluster.kind in ("inline", "address"):
+        raise InputError(f"cluster.kind={config.cluster.kind} starts nothing: say local, slurm ...")
+    standing = read_standing(place)
+    if is_kept(place):
+        where = standing.address if standing else "an address to come"
+        say(f"{config.run}: a cluster stands already, at {where}")
+        return 0
+    standing = start_keeper(place, dump_config(config))
+    _save(config)
+    say(f"{standing.kind} cluster at {standing.address}, dashboard {standing.dashboard}")
+    say(f"kept by pid {standing.pid} on {standing.host}, log {place / LOG_NAME}")
+    say(f"use it: python -m pipeline shard {config.run} cluster.kind=address")
+    return 0
+
+
+def _save(config: Config) -> None:
+    """So that the run is one: `status RUN` and `down RUN` work before a stage has."""
+    path = config.run / SAVED_NAME
+    if not path.exists():
+        path.write_text(dump_config(config), encoding="utf-8")
+
+
+def status(config: Config) -> int:
+    """Show the cluster that stands in the run, and its workers."""
+    place = place_of(config)
+    standing = read_standing(place)
+    if standing is None:
+        say(f"{config.run}: no cluster stands; `python -m cluster up CONFIG` starts one")
+        return 0
+    say(f"{standing.kind} cluster at {standing.address} since {standing.started}")
+    say(f"  dashboard {standing.dashboard}, kept by pid {standing.pid} on {standing.host}")
+    if standing.is_kept_here and not is_kept(place):
+        raise ClusterFailed(f"its keeper is gone: `python -m cluster down {config.run}` clears up")
+    with connect(standing.address, standing.keys) as client:
+        _say_workers(client)
+    return 0
+
+
+def _say_workers(client: Client) -> None:
+    workers: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    running = client.processing()
+    say(f"  {len(workers)} workers, {sum(map(len, running.values()))} tasks in their hands")
+    for address, worker in workers.items():
+        memory_mib = worker["metrics"].get("memory", 0) / 2**20
+        limit_mib = worker["memory_limit"] / 2**20
+        limit = f" of {limit_mib:.0f}" if limit_mib else ""
+        say(
+            f"    {worker['name']} on {worker['host']}: {worker['nthreads']} thread, "
+            f"{memory_mib:.0f}{limit} MiB, {len(running.get(address, ()))} tasks"
+        )
+
+
+def down(config: Config) -> int:
+    """End the cluster that stands in the run, workers first."""
+    place = place_of(config)
+    standing = read_standing(place)
+    if standing is None and not is_kept(place):
+        say(f"{config.run}: no cluster stands, nothing to do")
+        return 0
+    if standing is None:
+        raise ClusterFailed(f"{config.run}: a cluster is starting; see {place / LOG_NAME}")
+    if not standing.is_kept_here:
+        _shut_down(standing)
+    elif not is_kept(place):
+        (place / FILE_NAME).unlink(missing_ok=True)
+        say(f"the keeper, pid {standing.pid}, was gone; its workers end by themselves")
+        return 0
+    elif not stop_keeper(place, standing):
+        raise ClusterFailed(f"pid {standing.pid} does not end; see {place / LOG_NAME}")
+    say(f"{standing.kind} cluster at {standing.address}: ended")
+    return 0
+
+
+def _shut_down(standing: Standing) -> None:
+    """From another host: the scheduler ends its workers, and the keeper sees it go."""
+    with connect(standing.address, standing.keys) as client:
+        client.shutdown()

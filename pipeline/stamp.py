@@ -1,0 +1,60 @@
+"""What a worker must share with the driver: code, libraries, and the run before its eyes."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import soundfile
+
+LIBRARIES = ("av", "soxr", "scipy", "zarr", "numcodecs", "pyarrow")  # that decide bytes
+ALSO_COMPARED = ("numpy", "faiss-gpu", "dask", "distributed")
+PACKAGES = ("cluster", "configs", "pipeline", "shards")
+SHOWN_CHARS = 12
+
+
+def library_versions() -> dict[str, str]:
+    """The libraries that decide the bytes of a shard."""
+    return {
+        "libsndfile": soundfile.__libsndfile_version__,
+        **{name: version(name) for name in LIBRARIES},
+    }
+
+
+def stamp(recipe: Path) -> dict[str, str]:
+    """What must be equal on worker and driver; `recipe` is a stage's, in the run."""
+    return {**_of_this_process(), str(recipe): _hash_of(recipe)}
+
+
+def _hash_of(recipe: Path) -> str:
+    try:
+        return hashlib.sha256(recipe.read_bytes()).hexdigest()[:SHOWN_CHARS]
+    except OSError:
+        return "not to be seen"
+
+
+@cache
+def _of_this_process() -> dict[str, str]:
+    """Read once, near the time when the code was imported: a process that outlives a change of
+    its files still runs the old ones."""
+    also = {name: _version_or_none(name) for name in ALSO_COMPARED}
+    return {"Python": platform.python_version(), "code": _code(), **library_versions(), **also}
+
+
+def _version_or_none(name: str) -> str:
+    try:
+        return version(name)
+    except ImportError:  # faiss goes by two names
+        return "none"
+
+
+def _code() -> str:
+    """A hash of the source of everything that runs on workers."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(path for name in PACKAGES for path in (root / name).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:SHOWN_CHARS]
