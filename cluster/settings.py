@@ -15,6 +15,10 @@ DASK_SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": 0.85,
     "distributed.worker.memory.terminate": 0.95,
+    # Dask would give every freed block back to the system at once: arrays of tasks like ours are
+    # mapped, and zeroed by the kernel, anew for every clip, which costs 40 % (`make bench
+    # NAME=cluster`). A task's memory ends with its process.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-ttl": "120s",
     "distributed.admin.log-format": "%(name)s - %(message)s",
@@ -26,7 +30,12 @@ DEATH_TIMEOUT_S = 60  # that a worker waits for a scheduler which is gone
 
 def settings(config: ClusterConfig) -> dict[str, Any]:
     """Our settings with the config's own over them, as dotted names."""
-    return {**DASK_SETTINGS, **dict(_dotted(config.dask))}
+    return {
+        **DASK_SETTINGS,
+        # It stops every worker's Python 100 times a second, for a page of the report.
+        "distributed.worker.profile.enabled": config.performance_report,
+        **dict(_dotted(config.dask)),
+    }
 
 
 def _dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
