@@ -3,6 +3,7 @@ what it needs, gives a connected client, and leaves no process behind."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
@@ -17,6 +18,8 @@ from cluster.report import dashboard
 from cluster.settings import settings
 from configs.cluster import ClusterConfig
 from configs.console import say
+
+NOISY = ("distributed", "distributed.client", "asyncio", "tornado.application")
 
 OpenClient = Callable[[], Client | None]
 Launcher = Callable[[ClusterConfig, Path], AbstractContextManager[Client]]
@@ -49,8 +52,26 @@ def open_client(config: ClusterConfig, place: Path) -> Iterator[OpenClient]:
 
 @contextmanager
 def _opened(config: ClusterConfig, place: Path) -> Iterator[Client]:
-    with dask.config.set(settings(config)), LAUNCHERS[config.kind](config, place) as client:
+    with (
+        dask.config.set(settings(config)),
+        _silent(),
+        LAUNCHERS[config.kind](config, place) as client,
+    ):
         num_workers = len(client.scheduler_info(n_workers=-1)["workers"])
         count = f"{num_workers} worker{'' if num_workers == 1 else 's'}"
         say(f"{config.kind} cluster: {count} so far, Dask's dashboard at {dashboard(client)}")
         yield client
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What Dask logs of a scheduler that went away reaches the user as one error, not as these."""
+    loggers = [logging.getLogger(name) for name in NOISY]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

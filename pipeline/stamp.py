@@ -11,7 +11,7 @@ from pathlib import Path
 import soundfile
 
 LIBRARIES = ("av", "soxr", "scipy", "zarr", "numcodecs", "pyarrow")  # that decide bytes
-ALSO_COMPARED = ("numpy", "faiss-gpu", "dask", "distributed")
+ALSO_COMPARED = ("numpy", "dask", "distributed")
 PACKAGES = ("cluster", "configs", "pipeline", "shards")
 SHOWN_CHARS = 12
 
@@ -40,15 +40,8 @@ def _hash_of(recipe: Path) -> str:
 def _of_this_process() -> dict[str, str]:
     """Read once, near the time when the code was imported: a process that outlives a change of
     its files still runs the old ones."""
-    also = {name: _version_or_none(name) for name in ALSO_COMPARED}
+    also = {name: version(name) for name in ALSO_COMPARED}
     return {"Python": platform.python_version(), "code": _code(), **library_versions(), **also}
-
-
-def _version_or_none(name: str) -> str:
-    try:
-        return version(name)
-    except ImportError:  # faiss goes by two names
-        return "none"
 
 
 def _code() -> str:

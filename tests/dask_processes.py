@@ -1,0 +1,115 @@
+"""Real `dask scheduler` and `dask worker` processes, ended with all that they started."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cluster.tls import Keys
+from tests.commands import ROOT
+
+LIMIT_S = 60.0
+QUICK = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s"}
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process and what it says."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        deadline_s = time.monotonic() + LIMIT_S
+        while not (found := re.search(pattern, self.log.read_text(errors="replace"))):
+            assert self.process.poll() is None, self.log.read_text(errors="replace")
+            assert time.monotonic() < deadline_s, f"no {pattern} in {self.log}"
+            time.sleep(0.02)
+        return found
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes below a nanny."""
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            return [child for child in children if "spawn_main" in " ".join(_words(child))]
+        return []
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        words: list[str] = process.cmdline()
+    except psutil.Error:
+        return []
+    return words
+
+
+@contextmanager
+def started(words: Sequence[str], log: Path, **env: str) -> Iterator[Started]:
+    """A process in a session of its own; what it started ends with it."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*words],
+            cwd=ROOT,
+            env={**os.environ, **QUICK, **env},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    family: dict[int, psutil.Process] = {}
+    try:
+        yield Started(process, log)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            family = {p.pid: p for p in psutil.Process(process.pid).children(recursive=True)}
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        for left in (*family.values(), process):
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                left.kill()
+        process.wait(20)
+
+
+def tls_words(keys: Keys | None) -> list[str]:
+    if keys is None:
+        return []
+    return [
+        *("--tls-ca-file", str(keys.ca), "--tls-cert", str(keys.cert), "--tls-key", str(keys.key))
+    ]
+
+
+@contextmanager
+def scheduler(
+    directory: Path, keys: Keys | None = None, host: str = "127.0.0.1", port: int = 0, **env: str
+) -> Iterator[tuple[Started, str]]:
+    """A scheduler process and its address."""
+    protocol = "tls" if keys else "tcp"
+    words = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", host]
+    words += ["--port", str(port), "--protocol", f"{protocol}://", *tls_words(keys)]
+    words += ["--dashboard-address", "127.0.0.1:0"]
+    with started(words, directory / "scheduler.log", **env) as process:
+        found = process.wait_for(rf"Scheduler at: *({protocol}://\S+:\d+)")
+        yield process, found.group(1)
+
+
+@contextmanager
+def worker(
+    directory: Path, address: str, name: str, keys: Keys | None = None, prefix: Sequence[str] = ()
+) -> Iterator[Started]:
+    """A nanny with one worker, connected."""
+    words = [*prefix, sys.executable, "-m", "distributed.cli.dask_worker", address, "--name", name]
+    words += ["--nthreads", "1", "--dashboard-address", "127.0.0.1:0", *tls_words(keys)]
+    words += ["--death-timeout", "30", "--local-directory", str(directory / f"scratch-{name}")]
+    with started(words, directory / f"{name}.log") as process:
+        process.wait_for(r"Registered to")
+        yield process

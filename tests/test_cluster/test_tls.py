@@ -1,0 +1,110 @@
+"""Beyond loopback there is TLS, or nothing: who has no key, or another one, is refused."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from cluster.address import connect
+from cluster.launch import open_client
+from cluster.submit import run_tasks
+from cluster.tls import Keys, cluster_keys, make_keys, require_safe
+from configs.cluster import ClusterConfig
+from configs.errors import ClusterFailed, InputError
+from tests.dask_processes import scheduler, worker
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return make_keys(tmp_path_factory.mktemp("ours") / "keys")
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return make_keys(tmp_path_factory.mktemp("theirs") / "keys")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("tls")
+    with (
+        scheduler(directory, keys) as (_, where),
+        worker(directory, where, "only", keys),
+    ):
+        yield where
+
+
+def test_who_has_the_key_works(address: str, keys: Keys, tmp_path: Path) -> None:
+    tls = {"ca": keys.ca, "cert": keys.cert, "key": keys.key}
+    config = ClusterConfig.model_validate(
+        {"kind": "address", "address": {"scheduler": address}, "tls": tls}
+    )
+    with open_client(config, tmp_path) as client:
+        outcomes = list(run_tasks(client(), abs, {"abs-0": -3}))
+    assert [outcome.result for outcome in outcomes] == [3]
+
+
+def test_a_plain_client_is_refused(address: str) -> None:
+    plain = address.replace("tls://", "tcp://")
+    with pytest.raises(OSError, match="imed out|closed|connect"):
+        Client(plain, timeout=3)
+
+
+def test_a_client_of_another_authority_is_refused(address: str, strangers: Keys) -> None:
+    with pytest.raises(OSError, match="imed out|certificate|closed"):
+        Client(address, security=strangers.security(), timeout=3)
+
+
+def test_a_refused_client_is_told_in_one_line(
+    address: str, strangers: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.address.CONNECT_LIMIT_S", 3)
+    with pytest.raises(ClusterFailed, match=f"no scheduler answers at {address}"):
+        connect(address, strangers)
+    with pytest.raises(InputError, match="wants certificates"):
+        connect(address, None)
+
+
+@pytest.mark.parametrize("where", ["tcp://192.0.2.7:8786", "tcp://0.0.0.0:8786"])
+def test_plain_tcp_beyond_this_machine_wants_a_word(where: str) -> None:
+    with pytest.raises(InputError, match="anyone who reaches it can run code"):
+        require_safe(where, ClusterConfig(kind="address"))
+    require_safe(where, ClusterConfig(kind="address", insecure=True))
+
+
+@pytest.mark.parametrize("where", ["tcp://127.0.0.1:1", "tcp://localhost:1", "tcp://[::1]:1"])
+def test_plain_tcp_on_loopback_is_fine(where: str) -> None:
+    require_safe(where, ClusterConfig(kind="address"))
+
+
+def test_keys_are_for_this_user_only_and_go_with_the_cluster(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with cluster_keys(ClusterConfig(kind="slurm"), tmp_path) as made:
+            assert made is not None
+            for path in {made.ca, made.cert, made.key}:
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert stat.S_IMODE(made.key.parent.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_certificates_of_your_own_must_be_there(tmp_path: Path, keys: Keys) -> None:
+    tls = {"ca": str(keys.ca), "cert": str(keys.cert), "key": str(tmp_path / "none.pem")}
+    config = ClusterConfig.model_validate({"kind": "slurm", "tls": tls})
+    with (
+        pytest.raises(InputError, match=r"there is no file .*none\.pem"),
+        cluster_keys(config, tmp_path),
+    ):
+        pass
+
+
+def test_insecure_is_a_word_of_its_own(tmp_path: Path) -> None:
+    with cluster_keys(ClusterConfig(kind="slurm", insecure=True), tmp_path) as made:
+        assert made is None
