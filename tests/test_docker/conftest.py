@@ -1,4 +1,4 @@
-"""The images as plain directories: built once for all tests, and removed."""
+"""The images as plain directories: built once, and removed when their tests are done."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def worker_image(registry: None, tmp_path_factory: pytest.TempPathFactory) -> It
     yield from _built("worker", tmp_path_factory.mktemp("worker-image"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # seven gigabytes, where the package cache is on another disk
 def train_image(registry: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     yield from _built("train", tmp_path_factory.mktemp("train-image"))
 
