@@ -35,7 +35,7 @@ RUN useradd --create-home --uid 1000 worker \
 
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
-COPY docker/healthy.py docker/healthy.py
+COPY docker/healthy.py docker/dask.yaml docker/
 COPY configs/ configs/
 COPY shards/ shards/
 COPY cluster/ cluster/
@@ -45,6 +45,7 @@ COPY train/ train/
 # `utility` is nvidia-smi, by which docker/healthy.py sees that the GPU is still there.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
+    DASK_CONFIG=/app/docker/dask.yaml \
     PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/matplotlib \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

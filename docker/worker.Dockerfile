@@ -34,7 +34,7 @@ RUN useradd --create-home --uid 1000 worker \
 
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
-COPY docker/healthy.py docker/healthy.py
+COPY docker/healthy.py docker/dask.yaml docker/
 COPY configs/ configs/
 COPY shards/ shards/
 COPY cluster/ cluster/
@@ -42,6 +42,7 @@ COPY pipeline/ pipeline/
 
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
+    DASK_CONFIG=/app/docker/dask.yaml \
     PYTHONUNBUFFERED=1
 USER 1000
 HEALTHCHECK --interval=30s --timeout=15s --start-period=60s CMD ["python", "docker/healthy.py"]

@@ -135,11 +135,11 @@ def _copy(words: list[str], stage: Stage, stages: dict[str, Stage]) -> None:
         to.symlink_to(stages[origin[0]].moved(sources[0]))
         return
     for source in sources:
-        _copy_in(ROOT / source, to, as_child=target in {".", "./"})
+        _copy_in(ROOT / source, to, as_child=target.endswith("/") or target == ".")
 
 
 def _copy_in(source: Path, to: Path, *, as_child: bool) -> None:
-    if source.is_dir():
+    if source.is_dir():  # its content, also into a directory with a slash
         shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
     else:
         path = to / source.name if as_child else to

@@ -19,7 +19,8 @@ import pytest
 import yaml
 from dask.config import collect_env, get
 
-from cluster.settings import DASK_SETTINGS
+from cluster.settings import settings
+from configs.cluster import ClusterConfig
 from tests.commands import ROOT, data_files, write_config
 from tests.conftest import tiny_tree
 from tests.test_docker.dockerfile import Stage
@@ -52,11 +53,27 @@ def test_keys_are_made_first_and_read_only_after() -> None:
     assert all("keys:/keys:ro" in one["volumes"] for one in users)
 
 
-def test_scheduler_and_workers_have_our_settings_and_talk_tls_only() -> None:
+def test_scheduler_and_workers_talk_tls_only() -> None:
     for name in ("scheduler", "worker"):
         tree = collect_env(SERVICES[name]["environment"])
-        assert {key: get(key, config=tree) for key in DASK_SETTINGS} == DASK_SETTINGS
         assert get("distributed.comm.require-encryption", config=tree) is True
+
+
+def test_the_images_hold_our_settings_of_dask() -> None:
+    tree = yaml.safe_load((ROOT / "docker" / "dask.yaml").read_text())
+    ours = settings(ClusterConfig())
+    assert {key: get(key, "not set", config=tree) for key in ours} == ours
+
+
+@pytest.mark.slow
+def test_dask_finds_our_settings_in_an_image(worker_image: Stage) -> None:
+    code = (
+        "import dask.config, distributed; from cluster.settings import settings as of; "
+        "from configs.cluster import ClusterConfig; ours = of(ClusterConfig()); "
+        "assert {key: dask.config.get(key, 'not set') for key in ours} == ours"
+    )
+    done = worker_image.run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def free_port() -> str:
