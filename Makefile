@@ -27,17 +27,22 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[train,cluster,dev]'
 	@touch $@
 
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY) ## formatting, lint, types, and the arrows between packages
+check: $(READY) ## formatting, lint, types, the arrows between packages, and docker/
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/*.Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(BIN)/kubernetes-validate --quiet --strict --kubernetes-version 1.37.0 docker/kubernetes/*.yaml
+	@if command -v shellcheck > /dev/null; then shellcheck docker/slurm/*.sbatch; else \
+	    echo "shellcheck is not installed: docker/slurm is not looked at"; fi
 
 demo: $(READY) ## generate clips, run everything on them, end at scores and a report
 	$(BIN)/python -m pipeline.synth data/demo

@@ -1,28 +1,50 @@
-# A Dask worker's image: decodes, clusters and tokenises; holds no torch.
+# Scheduler, workers and driver, by the command: decode, cluster, tokenise. On CPUs, without torch.
 #
 #   docker build -f docker/worker.Dockerfile -t audiolex-worker .
-#   docker run --rm -v /data:/data -v "$PWD/runs:/app/runs" audiolex-worker \
+#   docker run --rm -v /data:/data:ro -v runs:/app/runs audiolex-worker \
 #       python -m pipeline shard configs/audioset.yaml source.root=/data
+#
+# Tried: hadolint, and the install steps and what they installed, in a plain venv
+# (tests/test_docker). Not tried: a build, there was no container engine to do it.
+FROM python:3.11-slim AS packages
+
+ENV PIP_NO_CACHE_DIR=1 \
+    UV_NO_CACHE=1 \
+    UV_COMPILE_BYTECODE=1
+
+WORKDIR /app
+COPY pyproject.toml constraints.txt docker/worker-overrides.txt ./
+RUN pip install --constraint constraints.txt uv
+RUN python -m venv --without-pip /opt/venv \
+    && uv pip install --python /opt/venv/bin/python --constraint constraints.txt \
+        --override worker-overrides.txt --requirements pyproject.toml --extra cluster
+
 FROM python:3.11-slim
 
-ENV PYTHONUNBUFFERED=1 \
-    PIP_NO_CACHE_DIR=1
-
-# libFLAC: without it a FLAC clip takes a third longer.
-RUN apt-get update && apt-get install --yes --no-install-recommends flac \
+# libFLAC: without it a FLAC clip takes a third longer. tini passes SIGTERM on to Python, which as
+# process 1 would ignore it. Versions are those of the base image's Debian.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends flac tini \
     && rm -rf /var/lib/apt/lists/*
 
-RUN useradd --create-home --uid 1000 worker
+# New volumes on runs and /keys take over the owner of these directories.
+RUN useradd --create-home --uid 1000 worker \
+    && install --directory --owner=worker --mode=0700 /keys \
+    && install --directory --owner=worker /app/runs
+
+COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
+COPY docker/healthy.py docker/dask.yaml docker/
+COPY configs/ configs/
+COPY shards/ shards/
+COPY cluster/ cluster/
+COPY pipeline/ pipeline/
 
-# The requirements first: a change of code does not install them again.
-COPY pyproject.toml constraints.txt README.md ./
-RUN pip install --constraint constraints.txt uv \
-    && uv pip install --system --constraint constraints.txt --requirements pyproject.toml
-
-COPY . .
-RUN uv pip install --system --no-deps --editable . \
-    && mkdir -p runs && chown worker runs
-
-USER worker
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    DASK_CONFIG=/app/docker/dask.yaml \
+    PYTHONUNBUFFERED=1
+USER 1000
+HEALTHCHECK --interval=30s --timeout=15s --start-period=60s CMD ["python", "docker/healthy.py"]
+ENTRYPOINT ["tini", "--"]
 CMD ["python", "-m", "pipeline", "--help"]
