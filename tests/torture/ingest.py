@@ -14,21 +14,15 @@ in one JSON line.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping
 
-from tests.commands import ROOT
 from tests.torture.crashes import kills, layouts, points
 from tests.torture.damage import broken, flips
 from tests.torture.growth import scale
-from tests.torture.job import Report
+from tests.torture.parts import Part, main
 
-PARTS: dict[str, Callable[[Path], Report]] = {
+PARTS: Mapping[str, Part] = {
     "points": points,
     "kills": kills,
     "flips": flips,
@@ -38,29 +32,5 @@ PARTS: dict[str, Callable[[Path], Report]] = {
 }
 
 
-def main() -> int:
-    """Run what has not been run, in order; print each part's figures as it ends."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=list(PARTS))
-    parser.add_argument("--directory", type=Path, default=ROOT / "runs/torture/ingest")
-    args = parser.parse_args()
-    reports: Report = {}
-    for name in args.parts or PARTS:
-        place = args.directory / name
-        kept = args.directory / f"{name}.json"
-        if not kept.exists():
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-            began_s = time.monotonic()
-            report = PARTS[name](place)
-            report["seconds"] = round(time.monotonic() - began_s, 1)
-            kept.write_text(json.dumps(report))
-            shutil.rmtree(place)
-        reports[name] = json.loads(kept.read_text())
-        print(f"{name}: {json.dumps(reports[name])}", flush=True)
-    print(json.dumps({"torture": "ingest", **reports}))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("ingest", "the promises of the shard stage, tried until they break", PARTS))

@@ -1,0 +1,43 @@
+"""The command line of a torture: parts that are tried one after the other, each kept when done."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tests.commands import ROOT
+from tests.torture.job import Report
+
+Part = Callable[[Path], Report]
+
+
+def main(name: str, about: str, parts: Mapping[str, Part]) -> int:
+    """Run what has not been run, in order; print each part's figures as it ends. A part that is
+    done is not run again after an interruption; delete its file to do so."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("parts", nargs="*", choices=[[], *parts], default=list(parts))
+    parser.add_argument("--directory", type=Path, default=ROOT / "runs/torture" / name)
+    args = parser.parse_args()
+    reports: Report = {}
+    for part in args.parts or parts:
+        kept = args.directory / f"{part}.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(_tried(parts[part], args.directory / part)))
+        reports[part] = json.loads(kept.read_text())
+        print(f"{part}: {json.dumps(reports[part])}", flush=True)
+    print(json.dumps({"torture": name, **reports}))
+    return 0
+
+
+def _tried(part: Part, place: Path) -> Report:
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    began_s = time.monotonic()
+    report = part(place)
+    report["seconds"] = round(time.monotonic() - began_s, 1)
+    shutil.rmtree(place)
+    return report
