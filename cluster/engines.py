@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from cluster.watch import Watch
 from configs.errors import ClusterLost
 
 TASKS_PER_SLOT = 2  # enough to keep a worker fed while its receipt travels
+MOST_PER_SLOT, AHEAD_S = 32, 0.5  # of tasks that take no time, as many as this time holds
+MEAN_OVER = 20  # tasks
 RESULT_LIMIT_S = 30.0  # for a receipt to come from its worker
 
 Function = Callable[[Any], Any]
@@ -33,6 +36,7 @@ class Ended:
     label: str
     receipt: Receipt[Any] | None
     error: BaseException | None = None
+    has_begun: bool = True  # False: it still waited on its worker, as far as is known
 
 
 class Engine(Protocol):
@@ -100,21 +104,26 @@ class Workers:
         self._expected = rules.stamp()
         self._futures: dict[str, tuple[str, Future[Any]]] = {}  # by key, with the label
         self._done: SimpleQueue[str] = SimpleQueue()
+        self._begun: set[str] = set()  # labels
+        self._mean_s = AHEAD_S
         client.subscribe_topic(self._topic, self._note_begin)
 
     def _note_begin(self, event: tuple[float, dict[str, Any]]) -> None:
         at_s, who = event
+        self._begun.add(who["task"])
         self._rules.note(event="start", at=at_s, **who)
 
     @property
     def room(self) -> int:
-        return self._watch.num_slots * TASKS_PER_SLOT
+        ahead = round(AHEAD_S / max(self._mean_s, AHEAD_S / MOST_PER_SLOT))
+        return self._watch.num_slots * max(TASKS_PER_SLOT, ahead)
 
     def start(self, function: Function, arguments: Mapping[str, Any]) -> None:
         if not arguments:
             return
         guarded = Guarded(function, self._rules.stamp, self._expected, self._topic)
         labels = list(arguments)
+        self._begun.difference_update(labels)
         keys = [f"{label}-{uuid.uuid4().hex[:8]}" for label in labels]
         resources = dict(self._rules.resources) or None
         values = list(arguments.values())
@@ -123,52 +132,63 @@ class Workers:
         )
         for key, label, future in zip(keys, labels, futures, strict=True):
             self._futures[key] = label, future
-            future.add_done_callback(lambda done: self._done.put(str(done.key)))
+            future.add_done_callback(self._tell)
 
     def ended(self, limit_s: float) -> list[Ended]:
-        keys = self._finished_keys(min(limit_s, self._watch.tick_s))
-        found = [ended for key in keys if (ended := self._read(key)) is not None]
+        keys = self._done_keys(min(limit_s, self._watch.tick_s))
+        errors = [self._failed(key) for key in keys if self._futures[key][1].status == "error"]
+        found = errors + self._receipts([key for key in keys if key in self._futures])
         self._watch.look(bool(found), len(self._futures))
         return found
 
-    def _finished_keys(self, limit_s: float) -> list[str]:
+    def _done_keys(self, limit_s: float) -> list[str]:
+        """Attempts that Dask has done with; raises ClusterLost where it has dropped one."""
         keys: list[str] = []
         try:
             keys.append(self._done.get(timeout=limit_s))
             while True:
                 keys.append(self._done.get_nowait())
         except Empty:
-            return keys
-
-    def _read(self, key: str) -> Ended | None:
-        """How an attempt ended; None where its worker died with the receipt, which Dask sees to."""
-        if key not in self._futures:
-            return None
-        label, future = self._futures[key]
-        if future.status in ("cancelled", "lost"):
+            pass
+        keys = [key for key in dict.fromkeys(keys) if key in self._futures]
+        if any(self._futures[key][1].status in ("cancelled", "lost") for key in keys):
             raise ClusterLost(
                 "the scheduler is gone; what is committed is kept: run the same command again"
             )
-        ended = self._receipt(label, future)
-        if ended is None:
-            future.add_done_callback(lambda done: self._done.put(str(done.key)))
-            return None
-        del self._futures[key]
-        future.release()
-        return ended
+        return keys
 
-    def _receipt(self, label: str, future: Future[Any]) -> Ended | None:
+    def _failed(self, key: str) -> Ended:
+        label, future = self._futures.pop(key)
+        error = future.exception()
+        if isinstance(error, ImportError):  # of the task itself, or of what it is made of
+            error = WorkerRefused(self._erred_on(key), "its log says more", (str(error),))
+        future.release()
+        return Ended(label, None, error, has_begun=label in self._begun)
+
+    def _receipts(self, keys: list[str]) -> list[Ended]:
+        """Fetch what the workers hold, all at once: one by one it takes most of the driver's time.
+        A worker that died with a receipt is Dask's to replace, and we look again later."""
+        futures = [self._futures[key][1] for key in keys]
+        gather = partial(self._client.gather, futures, errors="skip", asynchronous=True)
         try:
-            receipt = future.result(timeout=RESULT_LIMIT_S)
-        except TimeoutError as error:
-            return Ended(label, None, error) if future.status == "error" else None
-        except ImportError as error:  # of the task itself, or of what it is made of
-            worker = self._erred_on(str(future.key))
-            return Ended(label, None, WorkerRefused(worker, "its log says more", (str(error),)))
-        except Exception as error:
-            return Ended(label, None, error)
+            receipts = self._client.sync(gather, callback_timeout=RESULT_LIMIT_S)
+        except TimeoutError:
+            receipts = []
+        if len(receipts) < len(keys):
+            for future in futures:
+                future.add_done_callback(self._tell)
+            return []
+        return [self._receipt(key, receipt) for key, receipt in zip(keys, receipts, strict=True)]
+
+    def _receipt(self, key: str, receipt: Receipt[Any]) -> Ended:
+        label, future = self._futures.pop(key)
+        future.release()
         self._watch.slowest_s = max(self._watch.slowest_s, receipt.seconds)
+        self._mean_s += (receipt.seconds - self._mean_s) / MEAN_OVER
         return Ended(label, receipt)
+
+    def _tell(self, future: Future[Any]) -> None:
+        self._done.put(str(future.key))
 
     def _erred_on(self, key: str) -> str:
         """The worker where an attempt failed. The scheduler may not have our packages: what it

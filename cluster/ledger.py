@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
@@ -24,6 +24,7 @@ class Ledger(Generic[Argument]):
         self._alone: deque[str] = deque()
         self._running: set[str] = set()
         self._reasons: defaultdict[str, list[str]] = defaultdict(list)
+        self._counts: Counter[tuple[str, str]] = Counter()
 
     @property
     def is_open(self) -> bool:
@@ -55,6 +56,11 @@ class Ledger(Generic[Argument]):
 
     def failures(self, label: str, reason: str) -> int:
         return self._reasons[label].count(reason)
+
+    def count(self, label: str, what: str) -> int:
+        """How often something has now happened to a task that is no failure of its own."""
+        self._counts[label, what] += 1
+        return self._counts[label, what]
 
     def finish(self, label: str) -> Argument:
         """The task is done with; returns its argument."""

@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 from distributed import Client, LocalCluster
@@ -25,6 +26,7 @@ def local(config: ClusterConfig, _: Path) -> Iterator[Client]:
 def _starting(config: ClusterConfig) -> LocalCluster:
     """Ctrl-C in a terminal reaches every process of the group: workers, which inherit the mask
     that the cluster's threads are started with, leave it to the driver."""
+    resource_tracker.ensure_running()  # its start, later, would lift the mask again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return LocalCluster(

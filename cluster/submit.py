@@ -25,6 +25,7 @@ from cluster.rules import Rules
 from configs.errors import AudiolexError
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+MOST_BYSTANDING = 3
 KILLS_BEFORE_ALONE = 2  # a worker may be killed under any task, once
 MOST_ATTEMPTS = 6
 MOST_IO_ERRORS = 2
@@ -101,21 +102,21 @@ class _Job(Generic[Argument, Result]):
                 event="done", task=label, worker=receipt.worker, took_s=round(receipt.seconds, 3)
             )
             return Outcome(self.ledger.finish(label), receipt.result, None)
-        if error is not None and self._tries_again(label, error):
+        if error is not None and self._tries_again(label, error, ended.has_begun):
             return None
         if isinstance(error, KilledWorker):
             error = WorkersLost(self.ledger.failures(label, "killed") + 1, _worker_of(error))
         self.rules.note(event="failed", task=label, reason=describe(error))
         return Outcome(self.ledger.finish(label), None, error)
 
-    def _tries_again(self, label: str, error: BaseException) -> bool:
+    def _tries_again(self, label: str, error: BaseException, has_begun: bool) -> bool:
         if isinstance(error, WorkerRefused):
             self._dismiss(label, error)
             return True
         if self.ledger.attempts(label) + 1 >= MOST_ATTEMPTS or isinstance(error, AudiolexError):
             return False
         if isinstance(error, KilledWorker):
-            return self._after_a_kill(label, error)
+            return self._after_a_kill(label, error, has_begun)
         if isinstance(error, OSError):
             return self._after_an_io_error(label, error)
         return False
@@ -126,7 +127,12 @@ class _Job(Generic[Argument, Result]):
         self.engine.dismiss(error.worker, f"({error.who}) is refused: {why}")
         self.ledger.again(label)
 
-    def _after_a_kill(self, label: str, error: KilledWorker) -> bool:
+    def _after_a_kill(self, label: str, error: KilledWorker, has_begun: bool) -> bool:
+        """One that had not begun was a bystander, unless that happens too often: the word of its
+        beginning may have died with the worker."""
+        if not has_begun and self.ledger.count(label, "bystander") <= MOST_BYSTANDING:
+            self.ledger.again(label)
+            return True
         self.rules.note(event="killed", task=label, worker=_worker_of(error))
         kills = self.ledger.failures(label, "killed") + 1
         if kills < KILLS_BEFORE_ALONE:

@@ -65,6 +65,7 @@ def work(directory: Path, argument: tuple[str, Sequence[str]]) -> str:
 
 def die_of(argument: tuple[Any, Sequence[str]]) -> None:
     if "piece7" in argument[1]:
+        time.sleep(0.2)  # long enough for the word that it has begun to leave the worker
         os.kill(os.getpid(), signal.SIGKILL)
 
 
