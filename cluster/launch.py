@@ -13,6 +13,7 @@ from distributed import Client
 
 from cluster.address import address
 from cluster.local import local
+from cluster.queues import queue
 from cluster.settings import settings
 from configs.cluster import ClusterConfig
 
@@ -22,6 +23,8 @@ Launcher = Callable[[ClusterConfig, Path], AbstractContextManager[Client]]
 LAUNCHERS: dict[str, Launcher] = {
     "local": local,
     "address": address,
+    "slurm": queue,
+    "pbs": queue,
 }
 
 
