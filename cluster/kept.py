@@ -11,7 +11,7 @@ from distributed import SchedulerPlugin
 from distributed.deploy.adaptive import Adaptive
 
 
-class Arrivals(SchedulerPlugin):  # type: ignore[misc]
+class Arrivals(SchedulerPlugin):
     """The names of workers that ever came, so that a short visit is seen, too."""
 
     name = "arrivals"

@@ -15,6 +15,7 @@ from cluster.address import address
 from cluster.local import local
 from cluster.queues import queue
 from cluster.settings import settings
+from cluster.ssh import ssh
 from configs.cluster import ClusterConfig
 
 OpenClient = Callable[[], Client | None]
@@ -23,6 +24,7 @@ Launcher = Callable[[ClusterConfig, Path], AbstractContextManager[Client]]
 LAUNCHERS: dict[str, Launcher] = {
     "local": local,
     "address": address,
+    "ssh": ssh,
     "slurm": queue,
     "pbs": queue,
 }
