@@ -14,8 +14,10 @@ from distributed import Client
 
 from cluster.address import address
 from cluster.local import local
+from cluster.queues import queue
 from cluster.report import dashboard
 from cluster.settings import settings
+from cluster.ssh import ssh
 from configs.cluster import ClusterConfig
 from configs.console import say
 
@@ -27,6 +29,9 @@ Launcher = Callable[[ClusterConfig, Path], AbstractContextManager[Client]]
 LAUNCHERS: dict[str, Launcher] = {
     "local": local,
     "address": address,
+    "ssh": ssh,
+    "slurm": queue,
+    "pbs": queue,
 }
 
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import dask
+
 from configs.cluster import ClusterConfig
 
 # Tasks hold nothing between them, so Dask has nothing to spill. A worker's death is counted by
@@ -21,6 +23,7 @@ DASK_SETTINGS: dict[str, Any] = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-ttl": "120s",
+    "distributed.deploy.lost-worker-timeout": "10s",  # that a nanny has to bring its worker back
     "distributed.admin.log-format": "%(name)s - %(message)s",
 }
 LOOPBACK = "127.0.0.1"
@@ -44,6 +47,29 @@ def _dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that Dask, elsewhere, reads such settings from. Names come back in lower case,
+    so that a name in capitals (as of a variable for workers) travels inside of its section."""
+    sections: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name == name.lower():
+            sections[name] = value
+        else:
+            section, _, key = name.rpartition(".")
+            sections.setdefault(section, {})[key] = value
+    return {_variable(name): _as_text(value) for name, value in sections.items()}
+
+
+def _variable(name: str) -> str:
+    return f"DASK_{name.replace('.', '__').replace('-', '_').upper()}"
+
+
+def _as_text(value: Any) -> str:
+    """Text that Dask reads back as the same value."""
+    is_plain = isinstance(value, str) and dask.config.interpret_value(value) == value
+    return value if is_plain else repr(value)
 
 
 def num_workers(config: ClusterConfig) -> int:

@@ -1,0 +1,144 @@
+"""What a batch system is told about a job of Dask workers. Pure: nothing is started here."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+
+from cluster.settings import ANY_LOOPBACK_PORT, DEATH_TIMEOUT_S, environment, settings
+from cluster.tls import Keys
+from configs.cluster import ClusterConfig, QueueSection
+from configs.errors import InputError
+
+JOB_NAME = "audiolex"
+NUM_WORKERS = 4
+STAGGER_SHARE = 0.05  # of a job's time, by which workers end apart from each other
+LOGS = "logs"
+
+
+@dataclass(frozen=True)
+class BatchSystem:
+    """One batch system: dask-jobqueue's names for it, and its own language."""
+
+    cluster: str
+    job: str
+    submit: str
+    directives: Callable[[QueueSection, Path], list[str]]
+    walltime: Callable[[str], str]
+
+
+def slurm_directives(section: QueueSection, place: Path) -> list[str]:
+    """The warning goes to the batch shell, which is the worker by then. A requeued job adds to
+    the log of its first try."""
+    log = str(place / LOGS).replace("%", "%%") + "/%x-%j.log"
+    return [
+        "--requeue",
+        "--open-mode=append",
+        f"--signal=B:TERM@{section.grace_s}",
+        f"--output={_quoted(log)}",
+    ]
+
+
+def pbs_directives(_: QueueSection, place: Path) -> list[str]:
+    """PBS knows no warning before the end of a job: the worker's lifetime is the only one."""
+    return ["-r y", "-S /bin/bash", "-j oe", f"-o {_quoted(str(place / LOGS))}/"]
+
+
+def pbs_walltime(walltime: str) -> str:
+    """PBS counts hours, not days."""
+    minutes, seconds = divmod(seconds_of(walltime), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
+
+
+SYSTEMS: dict[str, BatchSystem] = {
+    "slurm": BatchSystem("SLURMCluster", "SLURMJob", "sbatch", slurm_directives, str),
+    "pbs": BatchSystem("PBSCluster", "PBSJob", "qsub", pbs_directives, pbs_walltime),
+}
+
+
+def section_of(config: ClusterConfig) -> QueueSection:
+    return config.slurm if config.kind == "slurm" else config.pbs
+
+
+def num_jobs(config: ClusterConfig) -> int:
+    return math.ceil((config.workers or NUM_WORKERS) / section_of(config).workers_per_job)
+
+
+def job_options(config: ClusterConfig, place: Path, keys: Keys | None) -> dict[str, Any]:
+    """Keywords of dask-jobqueue's classes for one job. Workers learn where the keys lie from their
+    environment: the command line of dask-jobqueue would not survive a blank in a path."""
+    system, section = SYSTEMS[config.kind], section_of(config)
+    memory = dask.utils.parse_bytes(section.memory_per_worker) * section.workers_per_job
+    return {
+        "job_name": JOB_NAME,
+        "queue": section.queue,
+        "account": section.account,
+        "walltime": system.walltime(section.walltime),
+        "cores": section.workers_per_job,
+        "processes": section.workers_per_job,
+        "memory": f"{memory}B",
+        "interface": section.interface,
+        "protocol": protocol(keys),
+        "python": f"exec {shlex.quote(section.python or sys.executable)}",
+        "death_timeout": DEATH_TIMEOUT_S,
+        "worker_extra_args": _worker_arguments(config, section),
+        "job_extra_directives": [*system.directives(section, place), *section.directives],
+        "job_script_prologue": _prologue(config, section, keys),
+    }
+
+
+def protocol(keys: Keys | None) -> str:
+    return "tcp://" if keys is None else "tls://"
+
+
+def _worker_arguments(config: ClusterConfig, section: QueueSection) -> list[str]:
+    lifetime_s, stagger_s = lifetime(section)
+    words = ["--lifetime", f"{lifetime_s}s", "--lifetime-stagger", f"{stagger_s}s"]
+    words += ["--dashboard-address", ANY_LOOPBACK_PORT]
+    if config.worker_resources:
+        words += ["--resources", shlex.quote(resource_words(config.worker_resources))]
+    return words
+
+
+def resource_words(resources: Mapping[str, float]) -> str:
+    """Resources as the command `dask worker` reads them."""
+    return " ".join(f"{name}={amount:g}" for name, amount in resources.items())
+
+
+def lifetime(section: QueueSection) -> tuple[int, int]:
+    """Seconds after which a worker goes, and by how many that varies either way: before the
+    warning comes, so that most shards end in peace."""
+    usable_s = seconds_of(section.walltime) - section.grace_s
+    if usable_s <= 0:
+        raise InputError(
+            f"a walltime of {section.walltime} leaves nothing beside grace_s={section.grace_s}: "
+            "ask for a longer one"
+        )
+    stagger_s = int(usable_s * STAGGER_SHARE)
+    return usable_s - stagger_s, stagger_s
+
+
+def seconds_of(walltime: str) -> int:
+    days, _, clock = walltime.rpartition("-")
+    hours, minutes, seconds = map(int, clock.split(":"))
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _prologue(config: ClusterConfig, section: QueueSection, keys: Keys | None) -> list[str]:
+    told = settings(config) | (keys.dask_settings() if keys else {})
+    exports = [
+        f"export {name}={shlex.quote(value)}" for name, value in sorted(environment(told).items())
+    ]
+    return [f"cd {shlex.quote(str(Path.cwd()))} || exit", *exports, *section.prologue]
+
+
+def _quoted(path: str) -> str:
+    """For a directive, which no shell reads: batch systems know double quotes."""
+    return f'"{path}"' if " " in path else path

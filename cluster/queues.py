@@ -1,0 +1,84 @@
+"""Workers as jobs of a batch system, which dask-jobqueue submits, with the scheduler here."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import Client
+
+from cluster.extra import extra, one_line
+from cluster.jobs import LOGS, SYSTEMS, job_options, num_jobs, protocol, section_of
+from cluster.kept import Arrivals, KeptJobs
+from cluster.settings import ANY_LOOPBACK_PORT
+from cluster.tls import Keys, cluster_keys
+from configs.cluster import ClusterConfig
+from configs.errors import ClusterFailed
+
+CHECK = "1s"  # between looks at which jobs are alive
+
+
+@contextmanager
+def queue(config: ClusterConfig, place: Path) -> Iterator[Client]:
+    """Jobs of SLURM or PBS. A lost job is replaced; all are cancelled at the end."""
+    with (
+        cluster_keys(config, place) as keys,
+        dask.config.set(keys.dask_settings() if keys else {}),
+        closing(_scheduler(config, place, keys)) as cluster,
+    ):
+        _submit(cluster, config)
+        jobs = num_jobs(config)
+        cluster.adapt(Adaptive=KeptJobs, interval=CHECK, minimum_jobs=jobs, maximum_jobs=jobs)
+        with Client(cluster) as client:
+            yield client
+
+
+def _scheduler(config: ClusterConfig, place: Path, keys: Keys | None) -> Any:
+    """A scheduler in this process, without a job yet. It has its keys from Dask's settings."""
+    system, place = SYSTEMS[config.kind], place.absolute()
+    module = extra("dask_jobqueue")
+    if shutil.which(system.submit) is None:
+        raise ClusterFailed(
+            f"cluster.kind={config.kind}: there is no {system.submit} on PATH; "
+            "run this where jobs are submitted, or take another cluster.kind"
+        )
+    (place / LOGS).mkdir(parents=True, exist_ok=True)
+    options = {
+        "port": 0,
+        "protocol": protocol(keys),
+        "dashboard_address": ANY_LOOPBACK_PORT,
+        "plugins": [Arrivals()],
+    }
+    try:
+        return getattr(module, system.cluster)(
+            scheduler_options=options,
+            silence_logs=logging.CRITICAL,
+            **job_options(config, place, keys),
+        )
+    except (RuntimeError, ValueError) as error:
+        interface = section_of(config).interface
+        where = f"interface {interface}" if interface else "this machine"
+        raise ClusterFailed(f"no scheduler on {where}: {one_line(error)}") from None
+
+
+def _submit(cluster: Any, config: ClusterConfig) -> None:
+    """Submit all jobs; raises ClusterFailed with the words of the batch system."""
+    try:
+        cluster.sync(_submitted, cluster, num_jobs(config))
+    except (RuntimeError, ValueError, OSError) as error:
+        words = str(error).partition("stderr:")[2] or str(error)
+        raise ClusterFailed(
+            f"{SYSTEMS[config.kind].submit} took no job: {one_line(words)}; mend "
+            f"cluster.{config.kind} (`python -m cluster script CONFIG` prints the job)"
+        ) from None
+
+
+async def _submitted(cluster: Any, jobs: int) -> None:
+    for _ in range(jobs):
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    await cluster
