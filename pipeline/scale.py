@@ -148,12 +148,12 @@ def _assumed(job: Job) -> str:
     slow_s = job.read_bytes / 1e6 / SLOW_MB_PER_S
     return (
         f"Assumed: cores as measured ({job.core_ms_per_audio_s:g} ms a second of 48 kHz, 24-bit "
-        "stereo FLAC), one a worker, all there from the start; two threads of one core give 1.6 "
-        "to 1.7 times one, not 2. `time` is for disks and a network that keep up with these MB/s. "
-        "With fewer, they decide: `at 1 GB/s` is for a source that gives no more than that to all "
-        f"workers together; at {SLOW_MB_PER_S} MB/s, as of a hard disk, reading alone takes "
-        f"{duration(slow_s)}. Of a scheduler's core a task takes {SCHEDULER_MS_PER_TASK:g} ms: "
-        f"{most_workers(job):,} workers would keep it busy."
+        "stereo FLAC, decoded by libFLAC), one a worker, all there from the start; two threads of "
+        "one core give 1.6 to 1.7 times one, not 2. `time` is for disks and a network that keep up "
+        "with these MB/s. With fewer, they decide: `at 1 GB/s` is for a source that gives no more "
+        f"than that to all workers together; at {SLOW_MB_PER_S} MB/s, as of a hard disk, reading "
+        f"alone takes {duration(slow_s)}. Of a scheduler's core a task takes "
+        f"{SCHEDULER_MS_PER_TASK:g} ms: {most_workers(job):,} workers would keep it busy."
     )
 
 
