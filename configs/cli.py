@@ -10,28 +10,47 @@ run the same command again.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from configs.errors import AudiolexError, InputError, Preempted, notes_of
-from configs.load import SAVED_NAME, dump_config, load_config
-from configs.schema import Config
+
+if TYPE_CHECKING:  # pydantic takes half a second, in which Ctrl-C must be heard
+    from configs.schema import Config
 
 QUARANTINE_EXIT_CODE = 3
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # batch systems warn by either
 
 
 @dataclass(frozen=True)
-class Verb:
-    """One command: what it does with a config, a line of help, and whether it can only plan."""
+class Mode:
+    """What a flag of a verb does with the config, in place of the verb.
+
+    Args:
+        run: returns the exit code.
+        help: a line of it.
+        only_looks: it leaves nothing undone, so that Ctrl-C and SIGTERM end it with 0, from the
+            start: until `run` takes the signals for itself, they end the process where it stands.
+    """
 
     run: Callable[[Config], int]
     help: str
-    dry_run: Callable[[Config], int] | None = None
+    only_looks: bool = False
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command: what it does with a config, a line of help, and its modes by their flags."""
+
+    run: Callable[[Config], int]
+    help: str
+    modes: Mapping[str, Mode] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,14 +95,27 @@ def _dispatch(
 
 
 def _run_verb(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
+    mode: Mode | None = args.mode
+    if mode is not None and mode.only_looks:
+        _leave_on_signals()
+    from configs.load import dump_config, load_config
+
     config = load_config(args.config, [*args.overrides, *rest])
     if args.print_config:
         print(dump_config(config), end="")
         return 0
-    return verb.dry_run(config) if verb.dry_run and args.dry_run else verb.run(config)
+    return (mode or verb).run(config)
+
+
+def _leave_on_signals() -> None:
+    for number in (signal.SIGINT, *STOP_SIGNALS):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell's & sets it
+            signal.signal(number, lambda *_: os._exit(0))
 
 
 def _run_directory(path: Path) -> Path:
+    from configs.load import SAVED_NAME
+
     if not (path / SAVED_NAME).is_file():
         raise InputError(f"{path} is no run: it holds no {SAVED_NAME}")
     return path
@@ -111,6 +143,7 @@ def _parser(package: str, verbs: Mapping[str, AnyVerb]) -> argparse.ArgumentPars
         sub.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file or a run")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides")
         sub.add_argument("--print-config", action="store_true", help="show the resolved config")
-        if verb.dry_run:
-            sub.add_argument("--dry-run", action="store_true", help="plan only: counts, bytes")
+        sub.set_defaults(mode=None)
+        for flag, mode in verb.modes.items():
+            sub.add_argument(flag, dest="mode", action="store_const", const=mode, help=mode.help)
     return parser

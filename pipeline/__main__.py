@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from configs.cli import Verb, main
-from configs.schema import Config
+from configs.cli import Mode, Verb, main
+
+if TYPE_CHECKING:
+    from configs.schema import Config
 
 
 def stage(verb: str) -> Callable[[Config], int]:
@@ -33,14 +36,26 @@ def status(config: Config) -> int:
     return status.run(config)
 
 
+def watch(config: Config) -> int:
+    from pipeline import watch
+
+    return watch.run(config)
+
+
 VERBS = {
     "shard": Verb(
-        stage("shard"), "decode every clip into audio tars, log-mel frames and an index", estimate
+        stage("shard"),
+        "decode every clip into audio tars, log-mel frames and an index",
+        {"--dry-run": Mode(estimate, "plan only: counts, bytes, hours")},
     ),
     "codebook": Verb(stage("codebook"), "find the K centroids that are the vocabulary"),
     "tokenize": Verb(stage("tokenize"), "turn every clip into its sequence of tokens"),
     "all": Verb(stage("all"), "shard, codebook, tokenize"),
-    "status": Verb(status, "show what is made and what is in quarantine"),
+    "status": Verb(
+        status,
+        "show what is made and what is in quarantine",
+        {"--watch": Mode(watch, "go on showing it until all is made", only_looks=True)},
+    ),
 }
 
 if __name__ == "__main__":

@@ -55,15 +55,39 @@ def append(layout: Layout, **event: Any) -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines; one that a kill cut short is left out."""
-    if not path.exists():
-        return []
+    return _objects(path.read_bytes()) if path.exists() else []
+
+
+def _objects(data: bytes) -> list[dict[str, Any]]:
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in data.decode("utf-8", errors="replace").splitlines():
         try:
             found.append(json.loads(line))
         except ValueError:
             continue
     return [tree for tree in found if isinstance(tree, dict)]
+
+
+class Tail:
+    """Reads what was appended to a file of JSON lines since it was last asked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The objects of whole lines; a line in the making comes later, one that a kill cut short
+        not at all. A file that was made anew is read from its beginning."""
+        try:
+            with self._path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._offset:
+                    self._offset = 0
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return _objects(whole)
 
 
 def total_seconds(layout: Layout) -> float:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import RunLocked
+
+_HOLDER = re.compile(r"pid ([0-9]+) on (.+)")
 
 
 @contextmanager
@@ -30,3 +34,48 @@ def hold(path: Path) -> Iterator[None]:
 def _who_holds(path: Path) -> str:
     holder = path.read_text(encoding="utf-8") or "another process"
     return f"{path.parent}: {holder} is at work here; wait for it, or stop it and run this again"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, or held it last, as the file says.
+
+    `since_s` is when it took the lock, in seconds since 1970 by the clock of the file system.
+    """
+
+    pid: int
+    host: str
+    since_s: float
+
+    @property
+    def is_alive(self) -> bool | None:
+        """None where that cannot be seen: on another host. (To try the lock would be to take it,
+        for a moment in which a driver that starts is refused.)"""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's
+            return True
+        return not _is_zombie(self.pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Ended, and not yet waited for by its parent."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # gone since, or no Linux
+        return False
+    return state.rpartition(")")[2].split()[:1] == ["Z"]
+
+
+def holder(path: Path) -> Holder | None:
+    """Who holds, or held, the lock file at `path`; None where nobody has, or is about to."""
+    try:
+        match = _HOLDER.fullmatch(path.read_text(encoding="utf-8", errors="replace"))
+        since_s = path.stat().st_mtime
+    except OSError:
+        return None
+    return Holder(int(match[1]), match[2], since_s) if match else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.cli import Verb, main
+from configs.cli import Mode, Verb, main
 from configs.errors import DifferentBytes, InputError, NotMadeYet, Preempted, RunLocked
 from configs.load import load_config
 from configs.schema import Config
@@ -36,7 +36,8 @@ def job(tmp_path: Path) -> str:
 
 
 def verbs(run: Callable[[Config], int]) -> dict[str, Verb]:
-    return {"make": Verb(run, "make it", dry_run=lambda config: 40), "show": Verb(run, "show it")}
+    plan = Mode(lambda config: 40, "plan it")
+    return {"make": Verb(run, "make it", {"--dry-run": plan}), "show": Verb(run, "show it")}
 
 
 def raising(error: BaseException) -> dict[str, Verb]:
@@ -134,7 +135,7 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 
 WAITING = """
 import sys, time
-from configs.cli import Verb, main
+from configs.cli import Mode, Verb, main
 def run(config):
     print("ready", flush=True)
     time.sleep(60)

@@ -57,3 +57,26 @@ def test_a_line_cut_short_does_not_swallow_the_next(run: Layout) -> None:
     run.events.write_text('{"verb": "codeb')
     events.append(run, verb="tokenize", seconds=1.0)
     assert [event["verb"] for event in events.read_lines(run.events)] == ["tokenize"]
+
+
+def test_a_tail_gives_each_whole_line_once(run: Layout) -> None:
+    tail = events.Tail(run.events)
+    assert tail.new() == []
+    events.append(run, note="é")
+    with run.events.open("a") as file:
+        file.write('{"note": ')
+    assert [event["note"] for event in tail.new()] == ["é"]
+    with run.events.open("a") as file:
+        file.write('"b"}\n[1]\nno JSON\n{"note": "c"}\n')
+    assert [event["note"] for event in tail.new()] == ["b", "c"]
+    assert tail.new() == []
+
+
+def test_a_tail_of_a_file_that_was_made_anew_begins_again(run: Layout) -> None:
+    tail = events.Tail(run.events)
+    events.append(run, note="of a longer life")
+    tail.new()
+    run.events.write_text('{"note": "new"}\n')
+    assert [event["note"] for event in tail.new()] == ["new"]
+    run.events.unlink()
+    assert tail.new() == []
