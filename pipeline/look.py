@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +104,7 @@ class _StageReader:
     """The records of one stage, each read once."""
 
     log: StageLog
+    is_enough: Callable[[], bool]
     shards: dict[int, _Shard] = field(default_factory=dict)
     _sealed_as: frozenset[Any] = frozenset()  # seals and shards that were found to belong together
 
@@ -113,7 +114,7 @@ class _StageReader:
         for gone in self.shards.keys() - committed:  # a repair moved it away
             del self.shards[gone]
         for number in sorted(committed - self.shards.keys()):
-            shard = self._shard(number)
+            shard = None if self.is_enough() else self._shard(number)
             if shard is not None:
                 self.shards[number] = shard
         return len(committed)
@@ -147,10 +148,14 @@ class _StageReader:
 
 
 class Lookout:
-    """Looks at one run again and again."""
+    """Looks at one run again and again.
 
-    def __init__(self, config: Config) -> None:
-        self._config, self._layout = config, Layout(config.run)
+    `is_enough` breaks a look off, which then means nothing: the first one at a large run on a slow
+    disk takes a while.
+    """
+
+    def __init__(self, config: Config, is_enough: Callable[[], bool] = lambda: False) -> None:
+        self._config, self._layout, self._is_enough = config, Layout(config.run), is_enough
         self._tail = Tail(self._layout.events)
         self._readers: dict[tuple[str, str], _StageReader] = {}
         self._last_verb: Event = {}
@@ -213,7 +218,7 @@ class Lookout:
         return (self._reader(*key) for key in dict.fromkeys(keys))
 
     def _reader(self, stage: str, name: str) -> _StageReader:
-        new = _StageReader(StageLog(self._layout, stage, name))
+        new = _StageReader(StageLog(self._layout, stage, name), self._is_enough)
         return self._readers.setdefault((stage, name), new)
 
 

@@ -25,14 +25,15 @@ QUIET_S = 60.0  # that a driver which cannot be seen may take from one stage to 
 def run(config: Config) -> int:
     """Show the config's run until it is made, or until a signal says that it is enough."""
     with _signals() as is_enough, display() as show:
-        lookout, patience = Lookout(config), Patience()
+        lookout, patience = Lookout(config, is_enough.is_set), Patience()
         while True:
             sight, trouble = _look(lookout)
+            if is_enough.is_set():
+                return 0
             show(sight, trouble)
             if sight is not None and patience.ends(sight, time.monotonic()):
                 return 0
-            if is_enough.wait(REFRESH_S):
-                return 0
+            is_enough.wait(REFRESH_S)
 
 
 def _look(lookout: Lookout) -> tuple[Sight | None, str]:

@@ -89,6 +89,13 @@ def test_a_record_is_read_once(config: Config, reads: list[str]) -> None:
     assert reads == ["shard 5"]
 
 
+def test_a_look_is_broken_off_at_the_next_record(config: Config, reads: list[str]) -> None:
+    (seal,) = Layout(config.run).seals.glob("shard-*")
+    seal.unlink()
+    Lookout(config, lambda: len(reads) >= 3).look()
+    assert reads == ["shard 0", "shard 1", "shard 2"]
+
+
 def test_half_a_record_is_read_when_it_is_whole(config: Config) -> None:
     log = StageLog(Layout(config.run), "shard", "default")
     data = log.path(5).read_bytes()
