@@ -1,6 +1,7 @@
 """`make torture NAME=cluster`: what clusters do to a job, again and again.
 
     kills      the ESC-10 job, of which a worker, the scheduler or the driver is killed: one tree
+    jobs       a made AudioSet on a batch system whose jobs are killed: one tree
 
 Seeded; ends in one JSON line.
 """
@@ -10,10 +11,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
+from tests.torture.jobs import jobs
 from tests.torture.losses import kills
 from tests.torture.parts import Part, main
 
-PARTS: Mapping[str, Part] = {"kills": kills}
+PARTS: Mapping[str, Part] = {"kills": kills, "jobs": jobs}
 
 if __name__ == "__main__":
     sys.exit(main("cluster", "a job whose workers, scheduler, driver and links are lost", PARTS))
