@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 from distributed import Client, Future
 
+from cluster.asking import GONE, asking
 from cluster.guard import Guarded, Receipt, WorkerRefused
 from cluster.rules import Rules
 from cluster.watch import Watch
@@ -106,7 +108,8 @@ class Workers:
         self._done: SimpleQueue[str] = SimpleQueue()
         self._begun: set[str] = set()  # labels
         self._mean_s = AHEAD_S
-        client.subscribe_topic(self._topic, self._note_begin)
+        with asking():
+            client.subscribe_topic(self._topic, self._note_begin)
 
     def _note_begin(self, event: tuple[float, dict[str, Any]]) -> None:
         at_s, who = event
@@ -127,9 +130,10 @@ class Workers:
         keys = [f"{label}-{uuid.uuid4().hex[:8]}" for label in labels]
         resources = dict(self._rules.resources) or None
         values = list(arguments.values())
-        futures = self._client.map(
-            guarded, values, labels, key=keys, pure=False, resources=resources
-        )
+        with asking():
+            futures = self._client.map(
+                guarded, values, labels, key=keys, pure=False, resources=resources
+            )
         for key, label, future in zip(keys, labels, futures, strict=True):
             self._futures[key] = label, future
             future.add_done_callback(self._tell)
@@ -152,9 +156,7 @@ class Workers:
             pass
         keys = [key for key in dict.fromkeys(keys) if key in self._futures]
         if any(self._futures[key][1].status in ("cancelled", "lost") for key in keys):
-            raise ClusterLost(
-                "the scheduler is gone; what is committed is kept: run the same command again"
-            )
+            raise ClusterLost(GONE)
         return keys
 
     def _failed(self, key: str) -> Ended:
@@ -174,6 +176,8 @@ class Workers:
             receipts = self._client.sync(gather, callback_timeout=RESULT_LIMIT_S)
         except TimeoutError:
             receipts = []
+        except OSError as error:
+            raise ClusterLost(GONE) from error
         if len(receipts) < len(keys):
             for future in futures:
                 future.add_done_callback(self._tell)
@@ -197,13 +201,15 @@ class Workers:
         def look(dask_scheduler: Any) -> str:
             return str(next(iter(dask_scheduler.tasks[key].erred_on or [""])))
 
-        return str(self._client.run_on_scheduler(look))
+        with asking():
+            return str(self._client.run_on_scheduler(look))
 
     def dismiss(self, worker: str, why: str) -> None:
         self._watch.dismiss(worker, why)
 
     def close(self) -> None:
-        self._client.unsubscribe_topic(self._topic)
+        with suppress(OSError, RuntimeError, ValueError):  # of a scheduler that is gone
+            self._client.unsubscribe_topic(self._topic)
         for _, future in self._futures.values():
             future.release()
         self._futures.clear()

@@ -13,6 +13,7 @@ import dask
 from distributed import Client
 
 from cluster.address import address
+from cluster.asking import workers_of
 from cluster.local import local
 from cluster.queues import queue
 from cluster.report import dashboard
@@ -62,7 +63,7 @@ def _opened(config: ClusterConfig, place: Path) -> Iterator[Client]:
         _silent(),
         LAUNCHERS[config.kind](config, place) as client,
     ):
-        num_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        num_workers = len(workers_of(client))
         count = f"{num_workers} worker{'' if num_workers == 1 else 's'}"
         say(f"{config.kind} cluster: {count} so far, Dask's dashboard at {dashboard(client)}")
         yield client

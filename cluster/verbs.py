@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from distributed import Client
 
 from cluster.address import connect
+from cluster.asking import workers_of
 from cluster.standing import (
     FILE_NAME,
     LOG_NAME,
@@ -72,7 +71,7 @@ def status(config: Config) -> int:
 
 
 def _say_workers(client: Client) -> None:
-    workers: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    workers = workers_of(client)
     running = client.processing()
     say(f"  {len(workers)} workers, {sum(map(len, running.values()))} tasks in their hands")
     for address, worker in workers.items():

@@ -9,6 +9,7 @@ from typing import Any
 
 from distributed import Client
 
+from cluster.asking import GONE, asking, workers_of
 from cluster.rules import Rules
 from configs.console import say
 from configs.errors import ClusterFailed, ClusterLost
@@ -40,7 +41,7 @@ class Watch:
             return
         self._looked_s = now_s
         if self._client.status not in ("running", "connecting"):
-            raise ClusterLost("the scheduler is gone: run the same command again")
+            raise ClusterLost(GONE)
         self.num_slots = self._count()
         if self.num_slots:
             self._seen_s, self._next_word_s = now_s, FIRST_WORD_S
@@ -54,14 +55,15 @@ class Watch:
         if worker not in self._refused:
             self._refused[worker] = why
             say(f"worker {worker} {why}")
-        self._client.retire_workers([worker], close_workers=True)
+        with asking():
+            self._client.retire_workers([worker], close_workers=True)
         self.num_slots = self._count()
 
     def _count(self) -> int:
         """Threads of the workers that have what the tasks ask for; at least one task is always
         in flight, so that a scheduler which scales itself sees that there is work."""
-        workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
-        able = [worker for address, worker in workers.items() if self._is_able(address, worker)]
+        workers = workers_of(self._client).items()
+        able = [worker for address, worker in workers if self._is_able(address, worker)]
         return sum(int(worker["nthreads"]) for worker in able)
 
     def _is_able(self, address: str, worker: Mapping[str, Any]) -> bool:
