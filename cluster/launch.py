@@ -13,6 +13,7 @@ import dask
 from distributed import Client
 
 from cluster.address import address
+from cluster.kubernetes import kubernetes
 from cluster.local import local
 from cluster.queues import queue
 from cluster.report import dashboard
@@ -32,6 +33,7 @@ LAUNCHERS: dict[str, Launcher] = {
     "ssh": ssh,
     "slurm": queue,
     "pbs": queue,
+    "kubernetes": kubernetes,
 }
 
 
