@@ -48,7 +48,7 @@ def slurm_directives(section: QueueSection, place: Path) -> list[str]:
 
 def pbs_directives(_: QueueSection, place: Path) -> list[str]:
     """PBS knows no warning before the end of a job: the worker's lifetime is the only one."""
-    return ["-r y", "-S /bin/bash", "-j oe", f"-o {quoted(str(place / LOGS))}/"]
+    return ["-r y", "-S /bin/bash", "-j oe", f"-o {quoted(f'{place / LOGS}/')}"]
 
 
 def pbs_walltime(walltime: str) -> str:

@@ -75,6 +75,7 @@ log=$logs/fit-"$$PBS_JOBID".log
 first=$$(sort -u "$$PBS_NODEFILE" | head -n 1)
 
 # PBS warns nobody: on every node torchrun has its time, and is warned by timeout.
+# shellcheck disable=SC2016 # arguments of the shell there
 on_node=$on_node
 pbsdsh -- bash -c "$$on_node" torchrun "$$PBS_JOBID" "$$first:$port" > "$$log" 2>&1
 code=$$?
