@@ -1,4 +1,5 @@
-"""`python -m cluster VERB CONFIG [key=value ...]`: a cluster that stands between commands."""
+"""`python -m cluster VERB CONFIG [key=value ...]`: a cluster that stands between commands, and
+what is submitted for one."""
 
 from __future__ import annotations
 
@@ -26,10 +27,18 @@ def down(config: Config) -> int:
     return verbs.down(config)
 
 
+def script(config: Config) -> int:
+    from cluster.script import script
+
+    sys.stdout.write(script(config))
+    return 0
+
+
 VERBS = {
     "up": Verb(up, "start a scheduler and workers that outlive the command"),
     "status": Verb(status, "show the cluster that stands in the run, and its workers"),
     "down": Verb(down, "end it"),
+    "script": Verb(script, "print what would be submitted, for workers and for training"),
 }
 
 if __name__ == "__main__":

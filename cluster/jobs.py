@@ -42,13 +42,13 @@ def slurm_directives(section: QueueSection, place: Path) -> list[str]:
         "--requeue",
         "--open-mode=append",
         f"--signal=B:TERM@{section.grace_s}",
-        f"--output={_quoted(log)}",
+        f"--output={quoted(log)}",
     ]
 
 
 def pbs_directives(_: QueueSection, place: Path) -> list[str]:
     """PBS knows no warning before the end of a job: the worker's lifetime is the only one."""
-    return ["-r y", "-S /bin/bash", "-j oe", f"-o {_quoted(str(place / LOGS))}/"]
+    return ["-r y", "-S /bin/bash", "-j oe", f"-o {quoted(f'{place / LOGS}/')}"]
 
 
 def pbs_walltime(walltime: str) -> str:
@@ -132,13 +132,17 @@ def seconds_of(walltime: str) -> int:
 
 
 def _prologue(config: ClusterConfig, section: QueueSection, keys: Keys | None) -> list[str]:
+    here = f"cd {shlex.quote(str(Path.cwd()))} || exit"
+    return [here, *exports(config, keys), *section.prologue]
+
+
+def exports(config: ClusterConfig, keys: Keys | None) -> list[str]:
+    """Dask's settings in a shell."""
     told = settings(config) | (keys.dask_settings() if keys else {})
-    exports = [
-        f"export {name}={shlex.quote(value)}" for name, value in sorted(environment(told).items())
-    ]
-    return [f"cd {shlex.quote(str(Path.cwd()))} || exit", *exports, *section.prologue]
+    pairs = sorted(environment(told).items())
+    return [f"export {name}={shlex.quote(value)}" for name, value in pairs]
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
     """For a directive, which no shell reads: batch systems know double quotes."""
     return f'"{path}"' if " " in path else path

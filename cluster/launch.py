@@ -14,6 +14,7 @@ from distributed import Client
 
 from cluster.address import address
 from cluster.asking import workers_of
+from cluster.kubernetes import kubernetes
 from cluster.local import local
 from cluster.queues import queue
 from cluster.report import dashboard
@@ -33,6 +34,7 @@ LAUNCHERS: dict[str, Launcher] = {
     "ssh": ssh,
     "slurm": queue,
     "pbs": queue,
+    "kubernetes": kubernetes,
 }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dask
 from distributed import Client
+from distributed.core import Status
 
 from cluster.extra import extra, one_line
 from cluster.jobs import LOGS, SYSTEMS, job_options, num_jobs, protocol, section_of
@@ -29,7 +30,7 @@ def queue(config: ClusterConfig, place: Path) -> Iterator[Client]:
     with (
         cluster_keys(config, place) as keys,
         dask.config.set(keys.dask_settings() if keys else {}),
-        closing(_scheduler(config, place, keys)) as cluster,
+        _closing(_scheduler(config, place, keys)) as cluster,
     ):
         _submit(cluster, config)
         jobs = num_jobs(config)
@@ -64,6 +65,17 @@ def _scheduler(config: ClusterConfig, place: Path, keys: Keys | None) -> Any:
         interface = section_of(config).interface
         where = f"interface {interface}" if interface else "this machine"
         raise ClusterFailed(f"no scheduler on {where}: {one_line(error)}") from None
+
+
+@contextmanager
+def _closing(cluster: Any) -> Iterator[Any]:
+    try:
+        yield cluster
+    finally:
+        for job in cluster.workers.values():
+            if job.job_id is None:  # never taken: Dask asserts that it was closed, too
+                job.status = Status.failed
+        cluster.close()
 
 
 def _submit(cluster: Any, config: ClusterConfig) -> None:

@@ -37,12 +37,19 @@ SLURM = {
     "--signal": r"(B:)?[A-Z0-9]+@\d+",
     "--output": ANYTHING,
     "--gres": ANYTHING,
+    "--job-name": ANYTHING,
+    "--partition": ANYTHING,
+    "--account": ANYTHING,
+    "--nodes": NUMBER,
+    "--ntasks-per-node": NUMBER,
+    "--gpus-per-node": NUMBER,
+    "--time": rf"(\d+-)?{CLOCK}",
 }
 PBS = {
     "-N": r"\S{1,15}",
     "-q": ANYTHING,
     "-A": ANYTHING,
-    "-l": rf"select=\d+(:\w+=\w+)*|walltime={CLOCK}",
+    "-l": rf"select=\d+(:\w+=\w+)*|place=scatter|walltime={CLOCK}",
     "-r": r"y|n",
     "-S": ANYTHING,
     "-j": r"oe|eo|n",
@@ -112,17 +119,21 @@ def begin(number: int, log: Path, directory: str, environment: Mapping[str, str]
 
 def sbatch(script: str) -> None:
     number, directives = submit(Path(script), "#SBATCH", SLURM)
-    name = directives["--output"].replace("%x", directives["-J"]).replace("%j", str(number))
-    begin(number, Path(name.replace("%%", "%")), str(Path.cwd()), {"SLURM_JOB_ID": str(number)})
+    job = directives.get("-J") or directives["--job-name"]
+    log = directives["--output"].replace("%x", job).replace("%j", str(number)).replace("%%", "%")
+    told = {"SLURM_JOB_ID": str(number), "SLURM_JOB_NODELIST": "here"}
+    begin(number, Path(log), str(Path.cwd()), told)
     print(f"Submitted batch job {number}")
 
 
 def qsub(script: str) -> None:
     number, directives = submit(Path(script), "#PBS", PBS)
     log = Path(directives["-o"]) / f"{number}.here.OU"
-    begin(
-        number, log, str(Path.home()), {"PBS_O_WORKDIR": str(Path.cwd())}
-    )  # as PBS: not where asked
+    nodes = state() / "nodes"
+    nodes.write_text("here\nhere\n")
+    told = {"PBS_O_WORKDIR": str(Path.cwd()), "PBS_JOBID": f"{number}.here"}
+    told["PBS_NODEFILE"] = str(nodes)
+    begin(number, log, str(Path.home()), told)  # as PBS: not where it was asked
     print(f"{number}.here")
 
 

@@ -1,0 +1,170 @@
+"""What `python -m cluster script` prints: what would be submitted, or the commands that do by hand
+what a launcher does by itself. Nothing is started here."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from cluster.extra import extra
+from cluster.jobs import SYSTEMS, exports, job_options, protocol, resource_words
+from cluster.pods import cluster_spec
+from cluster.settings import ANY_LOOPBACK_PORT, DEATH_TIMEOUT_S, LOOPBACK, num_workers
+from cluster.ssh import LOOPBACK_HOSTS
+from cluster.tls import Keys, given_keys
+from cluster.training import training_script
+from cluster.verbs import place_of
+from configs.cluster import ClusterConfig
+from configs.schema import Config
+
+PORT = 8786
+MAKE_KEYS = "from pathlib import Path; from cluster.tls import make_keys; make_keys(Path({!r}))"
+
+
+def script(config: Config) -> str:
+    """Scripts, YAML or commands for the config's kind; what only a run knows is in capitals."""
+    return SCRIPTS[config.cluster.kind](config)
+
+
+def _inline(config: Config) -> str:
+    return _text("# Nothing to submit: tasks run in the command itself.", _shard(config))
+
+
+def _batch(config: Config) -> str:
+    return _text(_worker_job(config), "", _training(config))
+
+
+def _worker_job(config: Config) -> str:
+    """From the class that submits it."""
+    cluster, place = config.cluster, place_of(config)
+    keys = _keys(cluster, place / "keys-OF-THE-RUN")
+    module, system = extra(f"dask_jobqueue.{cluster.kind}"), SYSTEMS[cluster.kind]
+    job = getattr(module, system.job)(
+        f"{protocol(keys)}SCHEDULER:PORT", name="NAME", **job_options(cluster, place, keys)
+    )
+    shebang, _, rest = job.job_script().partition("\n")
+    note = "# A job of workers. Commands submit it themselves, with what is in capitals filled in."
+    return _text(shebang, note, rest.strip())
+
+
+def _training(config: Config) -> str:
+    return training_script(config.cluster, config.run.absolute(), place_of(config)).rstrip()
+
+
+def _kubernetes(config: Config) -> str:
+    note = "# Commands create this themselves; by hand: kubectl create -f FILE"
+    return _text(note, yaml.safe_dump(cluster_spec(config.cluster), sort_keys=False).rstrip())
+
+
+def _local(config: Config) -> str:
+    cluster = config.cluster
+    scheduler = f"tcp://{LOOPBACK}:{PORT}"
+    return _text(
+        "# Commands start these processes themselves. By hand:",
+        *exports(cluster, None),
+        f"{_scheduler_words(None, LOOPBACK)} &",
+        f"{_worker_words(cluster, scheduler, num_workers(cluster), LOOPBACK)} &",
+        _shard(config, "cluster.kind=address", f"cluster.address.scheduler={scheduler}"),
+    )
+
+
+def _address(config: Config) -> str:
+    """Workers for a scheduler that somebody else started."""
+    cluster = config.cluster
+    scheduler = cluster.address.scheduler or "tls://SCHEDULER:PORT"
+    keys = given_keys(cluster)
+    return _text(
+        "# The scheduler is there; on each host, workers for it:",
+        *exports(cluster, keys),
+        f"{_worker_words(cluster, scheduler, num_workers(cluster), None)} &",
+        _shard(config),
+    )
+
+
+def _ssh(config: Config) -> str:
+    cluster, directory = config.cluster, place_of(config) / "keys"
+    keys = _keys(cluster, directory)
+    hosts = cluster.ssh.hosts or ("HOST",)
+    listen = LOOPBACK if LOOPBACK_HOSTS.issuperset(hosts) else None
+    scheduler = f"{protocol(keys)}{hosts[0]}:{PORT}"
+    workers = _worker_words(cluster, scheduler, cluster.ssh.workers_per_host, listen)
+    told = ["cluster.kind=address", f"cluster.address.scheduler={scheduler}"]
+    making = []
+    if keys is not None:
+        told += [f"cluster.tls.{name}={getattr(keys, name)}" for name in ("ca", "cert", "key")]
+    if keys is not None and cluster.tls is None:
+        making = [shlex.join(["python", "-c", MAKE_KEYS.format(str(directory))])]
+    return _text(
+        "# Commands start these themselves. By hand:",
+        *making,
+        _over_ssh(cluster, hosts[0], keys, _scheduler_words(keys, listen)),
+        *(_over_ssh(cluster, host, keys, workers) for host in hosts),
+        _shard(config, *told),
+    )
+
+
+def _over_ssh(cluster: ClusterConfig, host: str, keys: Keys | None, words: str) -> str:
+    section = cluster.ssh
+    user = [] if section.username is None else ["-l", section.username]
+    port = [] if section.port is None else ["-p", str(section.port)]
+    return _text(
+        f"{shlex.join(['ssh', *user, *port, host])} sh -s << 'END' &",
+        f"cd {shlex.quote(str(Path.cwd()))} || exit",
+        *exports(cluster, keys),
+        f"exec {words}",
+        "END",
+    ).rstrip()
+
+
+def _keys(cluster: ClusterConfig, directory: Path) -> Keys | None:
+    """Those given, or where those made will be."""
+    if cluster.insecure:
+        return None
+    cert = directory / "cert.pem"
+    return given_keys(cluster) or Keys(cert, cert, directory / "key.pem")
+
+
+def _scheduler_words(keys: Keys | None, listen: str | None) -> str:
+    words = [*_dask("scheduler"), "--port", str(PORT), "--protocol", protocol(keys)]
+    words += ["--dashboard-address", ANY_LOOPBACK_PORT, *_host(listen)]
+    return shlex.join(words)
+
+
+def _worker_words(cluster: ClusterConfig, scheduler: str, workers: int, listen: str | None) -> str:
+    words = [*_dask("worker"), scheduler, "--nworkers", str(workers), "--nthreads", "1"]
+    words += ["--memory-limit", cluster.memory_limit, "--death-timeout", str(DEATH_TIMEOUT_S)]
+    words += ["--dashboard-address", ANY_LOOPBACK_PORT, *_host(listen)]
+    if cluster.worker_resources:
+        words += ["--resources", resource_words(cluster.worker_resources)]
+    return shlex.join(words)
+
+
+def _dask(command: str) -> list[str]:
+    return [sys.executable, "-m", f"distributed.cli.dask_{command}"]
+
+
+def _host(listen: str | None) -> list[str]:
+    return [] if listen is None else ["--host", listen]
+
+
+def _shard(config: Config, *overrides: str) -> str:
+    return shlex.join([sys.executable, "-m", "pipeline", "shard", str(config.run), *overrides])
+
+
+def _text(*lines: str) -> str:
+    return "\n".join(lines) + "\n"
+
+
+SCRIPTS: dict[str, Callable[[Config], str]] = {
+    "inline": _inline,
+    "local": _local,
+    "address": _address,
+    "ssh": _ssh,
+    "slurm": _batch,
+    "pbs": _batch,
+    "kubernetes": _kubernetes,
+}

@@ -1,0 +1,162 @@
+"""Batch systems: jobs that are lost come back, jobs end with their driver, and words of errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from distributed import Client
+
+from cluster.launch import open_client
+from configs.cluster import ClusterConfig
+from configs.errors import ClusterFailed, InputError
+from tests.commands import ROOT
+from tests.fakes import batch_system
+from tests.fakes.places import Place, is_at_work, on_fake_system, wait_for
+
+KINDS = ("slurm", "pbs")
+SOON_S = 40.0
+
+
+@pytest.fixture(params=KINDS)
+def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    with on_fake_system(request.param, tmp_path) as place:
+        yield place
+
+
+def config_in(place: Place, workers_per_job: int = 1, **over: Any) -> ClusterConfig:
+    kind = place.config["kind"]
+    section = place.config[kind] | {"workers_per_job": workers_per_job}
+    quick = {"distributed": {"deploy": {"lost-worker-timeout": "1s"}}}
+    return ClusterConfig.model_validate(place.config | {kind: section, "dask": quick} | over)
+
+
+def num_workers(client: Client) -> int:
+    return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def alive(groups: list[int]) -> list[psutil.Process]:
+    """All that runs of some jobs."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) in groups and is_at_work(process):
+                found.append(process)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers_per_job", [1, 2])
+def test_a_lost_job_is_replaced(system: Place, tmp_path: Path, workers_per_job: int) -> None:
+    config = config_in(system, workers_per_job)
+    with open_client(config, tmp_path / "a place") as opened:
+        client = opened()
+        assert client is not None
+        wait_for(lambda: num_workers(client) == 2, "workers", SOON_S)
+        before = system.groups()
+        assert len(before) == 2 // workers_per_job
+        os.killpg(before[0], signal.SIGKILL)
+        wait_for(lambda: len(system.groups()) == len(before) + 1, "another job", SOON_S)
+        wait_for(lambda: num_workers(client) == 2, "its workers", SOON_S)
+        time.sleep(3)  # looks at idle workers
+        assert num_workers(client) == 2
+        assert len(system.groups()) == len(before) + 1
+    wait_for(lambda: not alive(system.groups()), "the end of all jobs", SOON_S)
+    assert not list((tmp_path / "a place").glob("keys-*"))
+    assert list((tmp_path / "a place" / "logs").iterdir())
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from cluster.launch import open_client
+from configs.cluster import ClusterConfig
+config = ClusterConfig.model_validate_json(sys.argv[1])
+with open_client(config, Path(sys.argv[2])) as opened:
+    opened().wait_for_workers(2)
+    print("ready", flush=True)
+    time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+def test_jobs_end_after_a_driver_that_was_killed(system: Place, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", DRIVER, config_in(system).model_dump_json(), str(tmp_path)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        while "ready" not in (line := driver.stdout.readline()):
+            assert line
+        driver.kill()
+    wait_for(lambda: not alive(system.groups()), "the end of all jobs", 90)
+
+
+def failing(directory: Path, name: str) -> Callable[[], str]:
+    """Put a command in front of the fake's own, which refuses everything."""
+    path = directory / "refusing" / name
+    path.parent.mkdir()
+    path.write_text(f"#!/bin/sh\necho '{name}: error: Invalid account' >&2\nexit 1\n")
+    path.chmod(0o755)
+    return lambda: f"{path.parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def message_of(config: ClusterConfig, place: Path) -> str:
+    with (
+        pytest.raises((ClusterFailed, InputError)) as caught,
+        open_client(config, place) as opened,
+    ):
+        opened()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_batch_system_that_refuses_is_quoted(
+    system: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = system.config["kind"]
+    submit = {"slurm": "sbatch", "pbs": "qsub"}[kind]
+    monkeypatch.setenv("PATH", failing(tmp_path, submit)())
+    text = message_of(config_in(system), tmp_path / "place")
+    assert text.startswith(f"{submit} took no job: {submit}: error: Invalid account; mend cluster.")
+    assert "python -m cluster script" in text
+    assert not list((tmp_path / "place").glob("keys-*"))
+
+
+def test_a_directive_that_the_system_does_not_know_is_quoted(system: Place, tmp_path: Path) -> None:
+    kind = system.config["kind"]
+    section = system.config[kind] | {"directives": ["--sygnal=x"]}
+    text = message_of(config_in(system, **{kind: section}), tmp_path)
+    assert "took no job: error: unrecognized option '--sygnal'" in text
+
+
+@pytest.mark.parametrize(("kind", "command"), [("slurm", "sbatch"), ("pbs", "qsub")])
+def test_a_machine_without_the_commands(
+    kind: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    text = message_of(ClusterConfig.model_validate({"kind": kind}), tmp_path)
+    assert text.startswith(f"cluster.kind={kind}: there is no {command} on PATH")
+
+
+def test_an_interface_that_is_not_there(system: Place, tmp_path: Path) -> None:
+    kind = system.config["kind"]
+    text = message_of(config_in(system, **{kind: {"interface": "ib77"}}), tmp_path)
+    assert text.startswith("no scheduler on interface ib77: ")
+    assert "'lo'" in text
+
+
+def test_a_job_that_was_never_submitted_cannot_be_cancelled(system: Place) -> None:
+    cancel = {"slurm": "scancel", "pbs": "qdel"}[system.config["kind"]]
+    done = subprocess.run([cancel, "77"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Invalid job id" in done.stderr
+    assert batch_system.groups(Path(os.environ[batch_system.STATE])) == []
