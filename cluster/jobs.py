@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class BatchSystem:
     submit: str
     directives: Callable[[QueueSection, Path], list[str]]
     walltime: Callable[[str], str]
+    list_jobs: Callable[[Sequence[str]], list[str]]  # the command that lists jobs by number
 
 
 def slurm_directives(section: QueueSection, place: Path) -> list[str]:
@@ -57,9 +58,17 @@ def pbs_walltime(walltime: str) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
 
 
+def squeue(jobs: Sequence[str]) -> list[str]:
+    return ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(jobs)}"]
+
+
+def qstat(jobs: Sequence[str]) -> list[str]:
+    return ["qstat", *jobs]
+
+
 SYSTEMS: dict[str, BatchSystem] = {
-    "slurm": BatchSystem("SLURMCluster", "SLURMJob", "sbatch", slurm_directives, str),
-    "pbs": BatchSystem("PBSCluster", "PBSJob", "qsub", pbs_directives, pbs_walltime),
+    "slurm": BatchSystem("SLURMCluster", "SLURMJob", "sbatch", slurm_directives, str, squeue),
+    "pbs": BatchSystem("PBSCluster", "PBSJob", "qsub", pbs_directives, pbs_walltime, qstat),
 }
 
 

@@ -34,7 +34,13 @@ def queue(config: ClusterConfig, place: Path) -> Iterator[Client]:
     ):
         _submit(cluster, config)
         jobs = num_jobs(config)
-        cluster.adapt(Adaptive=KeptJobs, interval=CHECK, minimum_jobs=jobs, maximum_jobs=jobs)
+        cluster.adapt(
+            Adaptive=KeptJobs,
+            interval=CHECK,
+            minimum_jobs=jobs,
+            maximum_jobs=jobs,
+            list_jobs=SYSTEMS[config.kind].list_jobs,
+        )
         with Client(cluster) as client:
             yield client
 
@@ -72,9 +78,8 @@ def _closing(cluster: Any) -> Iterator[Any]:
     try:
         yield cluster
     finally:
-        for job in cluster.workers.values():
-            if job.job_id is None:  # never taken: Dask asserts that it was closed, too
-                job.status = Status.failed
+        for job in cluster.workers.values():  # Dask asserts it of all, and jobs do not say so
+            job.status = Status.closing
         cluster.close()
 
 

@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -151,6 +151,33 @@ def cancel(number: str) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
+def squeue(*words: str) -> None:
+    (jobs,) = [word.removeprefix("--jobs=") for word in words if word.startswith("--jobs=")]
+    known = [job for job in jobs.split(",") if is_there(job)]
+    if not known:
+        sys.exit("slurm_load_jobs error: Invalid job id specified")
+    print("\n".join(known))
+
+
+def qstat(*jobs: str) -> None:
+    known = [job for job in jobs if is_there(job)]
+    print("Job id            Name             User              Time Use S Queue")
+    print("----------------  ---------------- ----------------  -------- - -----")
+    for job in known:
+        print(f"{job}.here            audiolex         someone           00:00:01 R batch")
+    if len(known) < len(jobs):
+        sys.exit("qstat: Unknown Job Id")
+
+
+def is_there(number: str) -> bool:
+    """Whether the first process of a job, its shell or what that became, is alive."""
+    try:
+        stat_line = Path(f"/proc/{(state() / f'{number}.pid').read_text()}/stat").read_text()
+    except OSError:
+        return False
+    return ") Z " not in stat_line
+
+
 def state() -> Path:
     return Path(os.environ[STATE])
 
@@ -160,11 +187,18 @@ def groups(jobs: Path) -> list[int]:
     return [int(path.read_text()) for path in sorted(jobs.glob("*.pid"))]
 
 
-COMMANDS = {"sbatch": sbatch, "scancel": cancel, "qsub": qsub, "qdel": cancel}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "sbatch": sbatch,
+    "scancel": cancel,
+    "squeue": squeue,
+    "qsub": qsub,
+    "qdel": cancel,
+    "qstat": qstat,
+}
 
 
 def main(words: Sequence[str]) -> None:
-    COMMANDS[words[0]](words[1])
+    COMMANDS[words[0]](*words[1:])
 
 
 if __name__ == "__main__":

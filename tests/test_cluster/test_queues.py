@@ -76,6 +76,23 @@ def test_a_lost_job_is_replaced(system: Place, tmp_path: Path, workers_per_job: 
     assert list((tmp_path / "a place" / "logs").iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers_per_job", [1, 2])
+def test_a_job_that_dies_before_its_worker_comes_is_replaced(
+    system: Place, tmp_path: Path, workers_per_job: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.kept.ASK_EVERY_S", 2.0)
+    with open_client(config_in(system, workers_per_job), tmp_path / "a place") as opened:
+        client = opened()
+        assert client is not None
+        before = system.groups()
+        assert num_workers(client) == 0
+        os.killpg(before[0], signal.SIGKILL)
+        wait_for(lambda: num_workers(client) == 2, "workers", SOON_S)
+        assert len(system.groups()) == len(before) + 1
+    wait_for(lambda: not alive(system.groups()), "the end of all jobs", SOON_S)
+
+
 DRIVER = """
 import sys, time
 from pathlib import Path
