@@ -78,7 +78,7 @@ def _closing(cluster: Any) -> Iterator[Any]:
     try:
         yield cluster
     finally:
-        for job in cluster.workers.values():  # Dask asserts it of all, and jobs do not say so
+        for job in cluster.workers.values():  # Dask asserts that, and dask-jobqueue never says it
             job.status = Status.closing
         cluster.close()
 

@@ -23,7 +23,7 @@ from cluster.pods import DASHBOARD_PORT, DRIVER_PORT, KEYS_AT, PORT, cluster_spe
 from cluster.tls import make_keys
 from configs.cluster import ClusterConfig
 from configs.errors import ClusterFailed, InputError
-from tests.dask_processes import started
+from tests.dask_processes import scheduler, started
 
 SECTION = {"volume_claim": "audiolex", "tls_secret": "audiolex-tls", "namespace": "audio"}
 CRD = "operator/deployment/helm/dask-kubernetes-operator/crds/daskcluster.yaml"
@@ -215,8 +215,8 @@ def test_the_commands_of_the_pods_work_together(
     others = {"audiolex-scheduler": "127.0.0.1", "$(DASK_WORKER_NAME)": "w"}
     others["127.0.0.1:8787"] = "127.0.0.1:0"
     worker_words, worker_told = here(spec, "worker", others | swaps)
-    with started(words, tmp_path / "scheduler.log", **told) as scheduler:
-        scheduler.wait_for(r"Scheduler at: *tcp://")
+    with started(words, tmp_path / "scheduler.log", **told) as process:
+        process.wait_for(r"Scheduler at: *tcp://")
         worker_words += ["--host", "127.0.0.1"]
         with started(worker_words, tmp_path / "worker.log", **worker_told) as worker:
             worker.wait_for(r"Registered to: *tls://")
@@ -228,3 +228,51 @@ def test_the_commands_of_the_pods_work_together(
             probe = container(spec, "scheduler")["livenessProbe"]["exec"]["command"]
             line = shlex.join(probe).replace(str(DASHBOARD_PORT), ports[str(DASHBOARD_PORT)])
             subprocess.run(["sh", "-c", line], check=True, timeout=30)
+
+
+class StandIn:
+    """What the launcher uses of KubeCluster and of kr8s."""
+
+    asked: Tree
+    is_closed = False
+
+    def __init__(self, address: str) -> None:
+        self.scheduler_address = address
+
+    def KubeCluster(self, **words: Any) -> StandIn:
+        self.asked = words
+        return self
+
+    def api(self, namespace: str) -> StandIn:
+        assert namespace == "audio"
+        return self
+
+    def get(self, kind: str) -> list[str]:
+        assert kind == "daskclusters.kubernetes.dask.org"
+        return []
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_the_launcher_asks_the_operator_and_clears_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(mount=str(tmp_path))
+    spec = cluster_spec(config)
+    with scheduler(tmp_path) as (_, address):
+        stand_in = StandIn(address)
+        monkeypatch.setattr("cluster.kubernetes.extra", lambda module: stand_in)
+        monkeypatch.setattr("cluster.kubernetes.cluster_spec", lambda config: spec)
+        with open_client(config, tmp_path / "run" / "cluster") as opened:
+            client = opened()
+            assert client is not None
+            assert client.status == "running"
+        assert stand_in.is_closed
+    assert stand_in.asked == {
+        "custom_cluster_spec": spec,
+        "namespace": "audio",
+        "port_forward_cluster_ip": True,
+        "shutdown_on_close": True,
+        "quiet": True,
+    }
