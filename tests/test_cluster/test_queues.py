@@ -26,6 +26,12 @@ KINDS = ("slurm", "pbs")
 SOON_S = 40.0
 
 
+@pytest.fixture
+def workers_per_job(system: Place) -> int:
+    """Both ways that Dask sees jobs, once each."""
+    return {"slurm": 1, "pbs": 2}[system.config["kind"]]
+
+
 @pytest.fixture(params=KINDS)
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     with on_fake_system(request.param, tmp_path) as place:
@@ -56,7 +62,6 @@ def alive(groups: list[int]) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers_per_job", [1, 2])
 def test_a_lost_job_is_replaced(system: Place, tmp_path: Path, workers_per_job: int) -> None:
     config = config_in(system, workers_per_job)
     with open_client(config, tmp_path / "a place") as opened:
@@ -77,7 +82,6 @@ def test_a_lost_job_is_replaced(system: Place, tmp_path: Path, workers_per_job: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers_per_job", [1, 2])
 def test_a_job_that_dies_before_its_worker_comes_is_replaced(
     system: Place, tmp_path: Path, workers_per_job: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

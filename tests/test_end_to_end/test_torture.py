@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture import ingest
+from tests.torture import cluster, ingest
 
 pytestmark = pytest.mark.slow
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -42,3 +42,15 @@ def test_broken_files_beside_good_ones_are_all_named(tmp_path: Path) -> None:
     assert report["kinds"] >= 30
     assert report["lost"] == report["doubled"] == report["unnamed"] == 0
     assert report["worker_kills"] > 0
+
+
+def test_a_lost_worker_scheduler_or_driver_changes_nothing(tmp_path: Path) -> None:
+    report = cluster.kills(tmp_path, runs=3, seed=14)
+    assert report["trees"] == 1
+    assert sum(report["lost"].values()) >= 2
+
+
+def test_jobs_of_a_batch_system_are_killed_and_replaced(tmp_path: Path) -> None:
+    report = cluster.jobs(tmp_path, rounds=1, kills=2, seed=15)
+    assert report["jobs_killed"] > 0
+    assert report["jobs_submitted"] > report["jobs_killed"]
