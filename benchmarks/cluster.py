@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def main() -> int:
         clips = args.clips or _clips_in(args.task_s, clip)
         print(f"{args.shards} tasks of {clips} clips of {CLIP_S:g} s a side, {args.rounds} rounds")
         rounds = [_round(args, number, clip, clips) for number in range(args.rounds)]
-        noop_ms = [_noop_ms(args.noops) for _ in range(args.noop_rounds)]
+        noop_ms = [_noop_ms(args.noops) for _ in range(args.noop_rounds if args.noops else 0)]
     print(json.dumps(_report(args, rounds, noop_ms)))
     return 0
 
@@ -193,14 +193,14 @@ def nothing(number: int) -> int:
 
 def _noop_ms(count: int) -> float:
     """Milliseconds that a task costs when it does nothing, driver and scheduler included."""
-    with _client(2) if count else nullcontext() as client:
+    with _client(2) as client:
         list(run_tasks(client, nothing, {f"warm-{number}": number for number in range(100)}))
         arguments = {f"noop-{number:06d}": number for number in range(count)}
         began_s = time.monotonic()
         ended = sum(1 for _ in run_tasks(client, nothing, arguments))
         seconds = time.monotonic() - began_s
     assert ended == count
-    return 1000 * seconds / max(1, count)
+    return 1000 * seconds / count
 
 
 def _report(

@@ -24,7 +24,7 @@ from cluster.watch import Watch
 from configs.errors import ClusterLost
 
 TASKS_PER_SLOT = 2  # enough to keep a worker fed while its receipt travels
-MOST_PER_SLOT, AHEAD_S = 32, 0.5  # of tasks that take no time, as many as this time holds
+MOST_PER_SLOT, AHEAD_S = 32, 0.5  # of short tasks as many as this time holds, and no more
 MEAN_OVER = 20  # tasks
 RESULT_LIMIT_S = 30.0  # for a receipt to come from its worker
 
@@ -52,7 +52,7 @@ class Engine(Protocol):
         """Begin an attempt at each argument, under its label."""
 
     def ended(self, limit_s: float) -> list[Ended]:
-        """The attempts that have ended; waits for one, at most so long."""
+        """The attempts that have ended; waits for one, at most so long: there may be none."""
 
     def dismiss(self, worker: str, why: str) -> None:
         """Let a worker go."""
@@ -163,7 +163,7 @@ class Workers:
         label, future = self._futures.pop(key)
         error = future.exception()
         if isinstance(error, ImportError):  # of the task itself, or of what it is made of
-            error = WorkerRefused(self._erred_on(key), "its log says more", (str(error),))
+            error = WorkerRefused(self._erred_on(key), "", (f"it cannot import: {error}",))
         future.release()
         return Ended(label, None, error, has_begun=label in self._begun)
 
@@ -187,7 +187,7 @@ class Workers:
     def _receipt(self, key: str, receipt: Receipt[Any]) -> Ended:
         label, future = self._futures.pop(key)
         future.release()
-        self._watch.slowest_s = max(self._watch.slowest_s, receipt.seconds)
+        self._watch.has_seen(receipt.seconds)
         self._mean_s += (receipt.seconds - self._mean_s) / MEAN_OVER
         return Ended(label, receipt)
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from distributed import KilledWorker
 
-from cluster.engines import Engine
+from cluster.engines import Ended, Engine
 from cluster.rules import Bisection
 
 SURE_AFTER = 2  # deaths of one piece: a worker may also be killed by something else
@@ -41,9 +41,10 @@ def _kills(
     task: Argument,
     pieces: Sequence[str],
 ) -> bool:
-    """Whether a worker dies of these pieces; another error is the task's own affair."""
+    """Whether a worker dies of these pieces; any other error they have survived."""
     probe: dict[str, Any] = {f"probe-{label}": (task, pieces)}
     engine.start(bisection.probe, probe)
-    while True:
-        for ended in engine.ended(LONG_S):
-            return isinstance(ended.error, KilledWorker)
+    ended: list[Ended] = []
+    while not ended:
+        ended = engine.ended(LONG_S)
+    return isinstance(ended[0].error, KilledWorker)

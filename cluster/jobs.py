@@ -12,13 +12,12 @@ from typing import Any
 
 import dask
 
-from cluster.settings import ANY_LOOPBACK_PORT, DEATH_TIMEOUT_S, environment, settings
+from cluster.settings import ANY_LOOPBACK_PORT, DEATH_TIMEOUT_S, environment, num_workers, settings
 from cluster.tls import Keys
 from configs.cluster import ClusterConfig, QueueSection
 from configs.errors import InputError
 
 JOB_NAME = "audiolex"
-NUM_WORKERS = 4
 STAGGER_SHARE = 0.05  # of a job's time, by which workers end apart from each other
 LOGS = "logs"
 
@@ -77,7 +76,7 @@ def section_of(config: ClusterConfig) -> QueueSection:
 
 
 def num_jobs(config: ClusterConfig) -> int:
-    return math.ceil((config.workers or NUM_WORKERS) / section_of(config).workers_per_job)
+    return math.ceil(num_workers(config) / section_of(config).workers_per_job)
 
 
 def job_options(config: ClusterConfig, place: Path, keys: Keys | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cluster.report import dashboard
 from cluster.settings import settings
 from cluster.ssh import ssh
 from configs.cluster import ClusterConfig
-from configs.console import say
+from configs.console import counted, say
 
 NOISY = ("distributed", "distributed.client", "asyncio", "tornado.application")
 
@@ -65,8 +65,7 @@ def _opened(config: ClusterConfig, place: Path) -> Iterator[Client]:
         _silent(),
         LAUNCHERS[config.kind](config, place) as client,
     ):
-        num_workers = len(workers_of(client))
-        count = f"{num_workers} worker{'' if num_workers == 1 else 's'}"
+        count = counted(len(workers_of(client)), "worker")
         say(f"{config.kind} cluster: {count} so far, Dask's dashboard at {dashboard(client)}")
         yield client
 

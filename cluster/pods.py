@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.extra import extra
-from cluster.jobs import NUM_WORKERS, resource_words
-from cluster.settings import DEATH_TIMEOUT_S, LOOPBACK, environment, settings
+from cluster.jobs import resource_words
+from cluster.settings import DEATH_TIMEOUT_S, LOOPBACK, environment, num_workers, settings
 from cluster.tls import Keys
 from configs.cluster import ClusterConfig, KubernetesSection
 from configs.errors import InputError
@@ -35,7 +35,7 @@ def cluster_spec(config: ClusterConfig) -> Tree:
     spec: Tree = extra("dask_kubernetes.operator").make_cluster_spec(
         name=section.name,
         image=section.image,
-        n_workers=config.workers or NUM_WORKERS,
+        n_workers=num_workers(config),
     )
     scheduler, worker = spec["spec"]["scheduler"], spec["spec"]["worker"]
     [of_scheduler], [of_worker] = scheduler["spec"]["containers"], worker["spec"]["containers"]

@@ -30,8 +30,9 @@ def script(config: Config) -> str:
     return SCRIPTS[config.cluster.kind](config)
 
 
-def _inline(config: Config) -> str:
-    return _text("# Nothing to submit: tasks run in the command itself.", _shard(config))
+def _inline(_: Config) -> str:
+    note = "# Nothing to submit: tasks run in the command itself."
+    return _text(note, _shard("cluster.kind=inline"))
 
 
 def _batch(config: Config) -> str:
@@ -68,7 +69,7 @@ def _local(config: Config) -> str:
         *exports(cluster, None),
         f"{_scheduler_words(None, LOOPBACK)} &",
         f"{_worker_words(cluster, scheduler, num_workers(cluster), LOOPBACK)} &",
-        _shard(config, "cluster.kind=address", f"cluster.address.scheduler={scheduler}"),
+        _shard("cluster.kind=address", f"cluster.address.scheduler={scheduler}"),
     )
 
 
@@ -81,7 +82,7 @@ def _address(config: Config) -> str:
         "# The scheduler is there; on each host, workers for it:",
         *exports(cluster, keys),
         f"{_worker_words(cluster, scheduler, num_workers(cluster), None)} &",
-        _shard(config),
+        _shard("cluster.kind=address", f"cluster.address.scheduler={scheduler}"),
     )
 
 
@@ -94,7 +95,9 @@ def _ssh(config: Config) -> str:
     workers = _worker_words(cluster, scheduler, cluster.ssh.workers_per_host, listen)
     told = ["cluster.kind=address", f"cluster.address.scheduler={scheduler}"]
     making = []
-    if keys is not None:
+    if keys is None:
+        told.append("cluster.insecure=true")
+    else:
         told += [f"cluster.tls.{name}={getattr(keys, name)}" for name in ("ca", "cert", "key")]
     if keys is not None and cluster.tls is None:
         making = [shlex.join(["python", "-c", MAKE_KEYS.format(str(directory))])]
@@ -103,7 +106,7 @@ def _ssh(config: Config) -> str:
         *making,
         _over_ssh(cluster, hosts[0], keys, _scheduler_words(keys, listen)),
         *(_over_ssh(cluster, host, keys, workers) for host in hosts),
-        _shard(config, *told),
+        _shard(*told),
     )
 
 
@@ -151,8 +154,9 @@ def _host(listen: str | None) -> list[str]:
     return [] if listen is None else ["--host", listen]
 
 
-def _shard(config: Config, *overrides: str) -> str:
-    return shlex.join([sys.executable, "-m", "pipeline", "shard", str(config.run), *overrides])
+def _shard(*overrides: str) -> str:
+    """CONFIG stands for what the reader gave to this command."""
+    return shlex.join([sys.executable, "-m", "pipeline", "shard", "CONFIG", *overrides])
 
 
 def _text(*lines: str) -> str:

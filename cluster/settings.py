@@ -28,6 +28,7 @@ DASK_SETTINGS: dict[str, Any] = {
 }
 LOOPBACK = "127.0.0.1"
 ANY_LOOPBACK_PORT = f"{LOOPBACK}:0"
+NUM_SUBMITTED = 4  # jobs or pods, unless the config says
 DEATH_TIMEOUT_S = 60  # that a worker waits for a scheduler which is gone
 
 
@@ -73,8 +74,13 @@ def _as_text(value: Any) -> str:
 
 
 def num_workers(config: ClusterConfig) -> int:
-    """Workers on this machine: as many as the config says, or as there are cores to use."""
-    return config.workers or _num_cores()
+    """The workers that a config asks for; where it does not say, what is usual for its kind."""
+    if config.kind == "inline":
+        return 1
+    if config.kind == "ssh":
+        return len(config.ssh.hosts) * config.ssh.workers_per_host
+    usual = _num_cores() if config.kind in ("local", "address") else NUM_SUBMITTED
+    return config.workers or usual
 
 
 def _num_cores() -> int:

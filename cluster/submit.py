@@ -24,6 +24,7 @@ from cluster.ledger import Ledger
 from cluster.rules import Rules
 from configs.errors import AudiolexError
 
+MEND = "start it anew, from this checkout and where it sees the run"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 MOST_BYSTANDING = 3
 KILLS_BEFORE_ALONE = 2  # a worker may be killed under any task, once
@@ -41,7 +42,7 @@ class WorkersLost(Exception):
     def __init__(self, times: int, last: str) -> None:
         super().__init__(
             f"its worker died {times} times, at last ({last}) with no other task beside it: is a "
-            "worker's memory too small for it (cluster.memory_limit), or does the machine kill it?"
+            "worker's memory too small (cluster.memory_limit, or memory_per_worker of the kind)?"
         )
 
 
@@ -123,8 +124,9 @@ class _Job(Generic[Argument, Result]):
 
     def _dismiss(self, label: str, error: WorkerRefused) -> None:
         why = "; ".join(error.differences)
+        who = f"({error.who}) " if error.who else ""
         self.rules.note(event="refused", worker=error.worker, name=error.who, reason=why)
-        self.engine.dismiss(error.worker, f"({error.who}) is refused: {why}")
+        self.engine.dismiss(error.worker, f"{who}is refused: {why}; {MEND}")
         self.ledger.again(label)
 
     def _after_a_kill(self, label: str, error: KilledWorker, has_begun: bool) -> bool:

@@ -78,7 +78,10 @@ def cluster_keys(config: ClusterConfig, place: Path) -> Iterator[Keys | None]:
 
 
 def make_keys(directory: Path) -> Keys:
-    """A new self-signed certificate that is its own authority."""
+    """A new self-signed certificate that is its own authority, or the one that was made there."""
+    keys = Keys(directory / "cert.pem", directory / "cert.pem", directory / "key.pem")
+    if keys.cert.is_file() and keys.key.is_file():
+        return keys
     try:
         made = Security.temporary()
     except ImportError:
@@ -86,10 +89,9 @@ def make_keys(directory: Path) -> Keys:
             "TLS needs the package `cryptography`: install the extra `cluster`, or give "
             "certificates of your own (cluster.tls)"
         ) from None
-    directory.mkdir(parents=True, mode=SECRET_DIRECTORY_MODE)
-    keys = Keys(directory / "cert.pem", directory / "cert.pem", directory / "key.pem")
-    _write_secret(keys.cert, made.tls_client_cert)
+    directory.mkdir(parents=True, mode=SECRET_DIRECTORY_MODE, exist_ok=True)
     _write_secret(keys.key, made.tls_client_key)
+    _write_secret(keys.cert, made.tls_client_cert)
     return keys
 
 

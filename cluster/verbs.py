@@ -9,6 +9,7 @@ from distributed import Client
 from cluster.address import connect
 from cluster.asking import workers_of
 from cluster.standing import (
+    CONFIG_NAME,
     FILE_NAME,
     LOG_NAME,
     Standing,
@@ -17,9 +18,9 @@ from cluster.standing import (
     start_keeper,
     stop_keeper,
 )
-from configs.console import say
+from configs.console import counted, say
 from configs.errors import ClusterFailed, InputError
-from configs.load import SAVED_NAME, dump_config
+from configs.load import SAVED_NAME, dump_config, load_config
 from configs.schema import Config
 
 PLACE = "cluster"  # below the run
@@ -30,14 +31,25 @@ def place_of(config: Config) -> Path:
 
 
 def up(config: Config) -> int:
-    """Start a scheduler and workers that outlive the command."""
+    """Start a scheduler and workers that outlive the command: those of the config, or those that
+    stood in the run before, where the run was last used with them."""
     place = place_of(config)
+    if config.cluster.kind == "address" and (place / CONFIG_NAME).exists():
+        config = load_config(place / CONFIG_NAME)
     if config.cluster.kind in ("inline", "address"):
-        raise InputError(f"cluster.kind={config.cluster.kind} starts nothing: say local, slurm ...")
+        raise InputError(
+            f"cluster.kind={config.cluster.kind} starts nothing: say cluster.kind=local, ssh, "
+            "slurm, pbs or kubernetes"
+        )
     standing = read_standing(place)
+    if standing is not None and not standing.is_kept_here:
+        raise ClusterFailed(
+            f"a cluster stands already, kept on {standing.host}: `python -m cluster down "
+            f"{config.run}` ends it"
+        )
     if is_kept(place):
         where = standing.address if standing else "an address to come"
-        say(f"{config.run}: a cluster stands already, at {where}")
+        say(f"{config.run}: a cluster stands already, at {where}; `down` comes before another")
         return 0
     standing = start_keeper(place, dump_config(config))
     _save(config)
@@ -73,14 +85,15 @@ def status(config: Config) -> int:
 def _say_workers(client: Client) -> None:
     workers = workers_of(client)
     running = client.processing()
-    say(f"  {len(workers)} workers, {sum(map(len, running.values()))} tasks in their hands")
+    num_tasks = sum(map(len, running.values()))
+    say(f"  {counted(len(workers), 'worker')}, {counted(num_tasks, 'task')} in their hands")
     for address, worker in workers.items():
         memory_mib = worker["metrics"].get("memory", 0) / 2**20
         limit_mib = worker["memory_limit"] / 2**20
         limit = f" of {limit_mib:.0f}" if limit_mib else ""
         say(
-            f"    {worker['name']} on {worker['host']}: {worker['nthreads']} thread, "
-            f"{memory_mib:.0f}{limit} MiB, {len(running.get(address, ()))} tasks"
+            f"    {worker['name']} on {worker['host']}: {counted(worker['nthreads'], 'thread')}, "
+            f"{memory_mib:.0f}{limit} MiB, {counted(len(running.get(address, ())), 'task')}"
         )
 
 

@@ -29,7 +29,7 @@ class Watch:
         self._refused: dict[str, str] = {}
         self._looked_s = self._moved_s = self._seen_s = time.monotonic()
         self._next_word_s = FIRST_WORD_S
-        self.slowest_s = 0.0
+        self._slowest_s = 0.0
         self.num_slots = self._count()
 
     def look(self, has_moved: bool, num_running: int) -> None:
@@ -49,6 +49,10 @@ class Watch:
         else:
             self._moved_s = now_s
             self._wait(now_s - self._seen_s)
+
+    def has_seen(self, task_s: float) -> None:
+        """A task took so long: five times that is no reason to worry."""
+        self._slowest_s = max(self._slowest_s, task_s)
 
     def dismiss(self, worker: str, why: str) -> None:
         """Let a worker go that must not work on this job; its nanny does not start another."""
@@ -78,15 +82,19 @@ class Watch:
         if seconds > limit_s:
             raise ClusterFailed(
                 f"no worker{wanted} came within {limit_s:g} s{refused} "
-                "(cluster.wait_for_workers_s): is the queue full, and do the workers' logs say "
-                "why? What is committed is kept"
+                f"(cluster.wait_for_workers_s): {self._advice()}. What is committed is kept"
             )
         if seconds > self._next_word_s:
             self._next_word_s *= 2
             say(f"waiting for a worker{wanted}{refused}, {seconds:.0f} s so far")
 
+    def _advice(self) -> str:
+        if self._rules.resources:
+            return "workers must offer that: cluster.worker_resources, or `dask worker --resources`"
+        return "is the queue full, and do the workers' logs say why?"
+
     def _check_stall(self, seconds: float) -> None:
-        limit_s = max(self._rules.config.stall_s, SLOWEST_TIMES * self.slowest_s)
+        limit_s = max(self._rules.config.stall_s, SLOWEST_TIMES * self._slowest_s)
         if seconds <= limit_s:
             return
         where = dump_state(self._client, self._rules.place)

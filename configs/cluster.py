@@ -94,16 +94,16 @@ class ClusterConfig(Section):
     """
 
     kind: Kind = "local"
-    workers: PositiveInt | None = None  # None: one a core (local), 4 (batch systems, kubernetes)
-    memory_limit: Memory = "auto"  # a local worker's, as 4GiB
+    workers: PositiveInt | None = None  # None: one a core (local), 4 (slurm, pbs, kubernetes)
+    memory_limit: Memory = "auto"  # a worker's, as 4GiB (local, ssh)
     worker_resources: Resources = Field(default_factory=dict)
     task_resources: dict[Stage, Resources] = Field(default_factory=dict)
     tls: TlsConfig | None = None
     insecure: bool = False  # True: plain TCP beyond loopback, where anyone who connects runs code
     wait_for_workers_s: PositiveFloat = 1800.0
     wait_for_disk_s: NonNegativeFloat = 600.0  # that a full disk is given to be emptied
-    stall_s: PositiveFloat = 1800.0  # without a finished task, and then five times the slowest
-    performance_report: bool = False  # Dask's own, as RUN/dask-report-*.html
+    stall_s: PositiveFloat = 1800.0  # without a finished task, and 5 times the slowest one
+    performance_report: bool = False  # Dask's own, as RUN/cluster/dask-*.html
     dask: dict[str, Any] = Field(default_factory=dict)  # any of Dask's settings, over ours
     address: AddressSection = AddressSection()
     ssh: SshSection = SshSection()
@@ -114,4 +114,4 @@ class ClusterConfig(Section):
 
     def resources_of(self, stage: str) -> Resources:
         """What the tasks of a stage ask of a worker."""
-        return next((asked for name, asked in self.task_resources.items() if name == stage), {})
+        return dict[str, Resources](self.task_resources.items()).get(stage, {})

@@ -27,6 +27,11 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201 - this is where the project prints
 
 
+def counted(number: int, what: str) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def answer(tree: Mapping[str, Any]) -> None:
     """One line of JSON for a program: the last of a verb that measures."""
     say(json.dumps(tree))

@@ -11,14 +11,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from distributed import Client
 
-from cluster.engines import TASKS_PER_SLOT
 from cluster.launch import OpenClient
 from cluster.report import reported
 from cluster.rules import Bisection, Rules
 from cluster.settings import num_workers
 from cluster.submit import run_tasks
 from configs.cluster import ClusterConfig
-from configs.console import Progress, say
+from configs.console import Progress, counted, say
 from configs.errors import AudiolexError, IntegrityError, StageFailed, notes_of
 from pipeline.room import Room
 from pipeline.stamp import stamp
@@ -78,14 +77,17 @@ def run_shards(
     elif done:
         say(f"{title}: {len(done)} of {len(tasks)} shards are committed, going on")
     else:
-        say(f"{title}: {len(tasks)} shard{'s' if len(tasks) > 1 else ''}")
+        say(f"{title}: {counted(len(tasks), 'shard')}")
     if waiting:
         opened, rules = client(), _rules(stage, config)
         with reported(opened, config, log.layout.cluster / f"dask-{title}.html"):
             _run_waiting(opened, stage, waiting, rules)
     records = [record for record in map(log.record, range(len(tasks))) if record is not None]
     if {record.fingerprint for record in records} - {fingerprint}:
-        raise IntegrityError(f"{log.directory} holds records of another recipe: delete it")
+        raise IntegrityError(
+            f"{log.directory}: some records were made with another recipe than the others; "
+            f"`python -m shards verify {log.layout.root}` names them, another run=DIR begins anew"
+        )
     if len(records) < len(tasks):
         raise StageFailed(f"{title}: {len(tasks) - len(records)} shards were never made; run again")
     return records
@@ -93,7 +95,7 @@ def run_shards(
 
 def _rules(stage: Stage[Task], config: ClusterConfig) -> Rules[Task]:
     log = stage.log
-    room = Room(log, TASKS_PER_SLOT * num_workers(config), config.wait_for_disk_s)
+    room = Room(log, num_workers(config), config.wait_for_disk_s)
     return Rules(
         config=config,
         resources=config.resources_of(log.stage),
