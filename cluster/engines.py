@@ -119,7 +119,8 @@ class Workers:
     @property
     def room(self) -> int:
         ahead = round(AHEAD_S / max(self._mean_s, AHEAD_S / MOST_PER_SLOT))
-        return self._watch.num_slots * max(TASKS_PER_SLOT, ahead)
+        # With no worker one task waits, so that a scheduler which scales itself sees work.
+        return max(1, self._watch.num_slots * max(TASKS_PER_SLOT, ahead))
 
     def start(self, function: Function, arguments: Mapping[str, Any]) -> None:
         if not arguments:
@@ -132,7 +133,13 @@ class Workers:
         values = list(arguments.values())
         with asking():
             futures = self._client.map(
-                guarded, values, labels, key=keys, pure=False, resources=resources
+                guarded,
+                values,
+                labels,
+                key=keys,
+                pure=False,
+                resources=resources,
+                workers=self._watch.allowed(),
             )
         for key, label, future in zip(keys, labels, futures, strict=True):
             self._futures[key] = label, future
@@ -142,7 +149,8 @@ class Workers:
         keys = self._done_keys(min(limit_s, self._watch.tick_s))
         errors = [self._failed(key) for key in keys if self._futures[key][1].status == "error"]
         found = errors + self._receipts([key for key in keys if key in self._futures])
-        self._watch.look(bool(found), len(self._futures))
+        has_moved = any(not isinstance(ended.error, WorkerRefused) for ended in found)
+        self._watch.look(has_moved, len(self._futures))
         return found
 
     def _done_keys(self, limit_s: float) -> list[str]:

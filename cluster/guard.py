@@ -57,7 +57,12 @@ class Guarded(Generic[Argument, Result]):
             raise WorkerRefused(worker.address, who, differences)
         worker.log_event(self.topic, _who_begins(label, worker))
         began_s = time.monotonic()
-        result = self.function(argument)
+        try:
+            result = self.function(argument)
+        except Exception as error:
+            # With deep frames on it Dask cannot send an error, and the task would never end.
+            error.__cause__ = error.__context__ = None
+            raise error.with_traceback(None) from None
         return Receipt(result, worker.address, time.monotonic() - began_s)
 
 

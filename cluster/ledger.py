@@ -51,8 +51,8 @@ class Ledger(Generic[Argument]):
         return min(most, max(0.0, self._later[0][0] - time.monotonic()))
 
     def attempts(self, label: str) -> int:
-        """Attempts at a task so far that failed for reasons of its own."""
-        return len(self._reasons[label])
+        """Attempts at a task so far that failed, but for a full disk, which limits itself."""
+        return len(self._reasons[label]) - self.failures(label, "full")
 
     def failures(self, label: str, reason: str) -> int:
         return self._reasons[label].count(reason)

@@ -23,9 +23,11 @@ DASK_SETTINGS: dict[str, Any] = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-ttl": "120s",
-    "distributed.deploy.lost-worker-timeout": "10s",  # that a nanny has to bring its worker back
     "distributed.admin.log-format": "%(name)s - %(message)s",
 }
+# After which Dask lets a worker's nanny, or job, go for good. It looks once, at that moment: a nanny
+# whose worker happens to be dead again just then is gone, and only jobs are replaced.
+LOST_AFTER, NEVER = {"slurm": "10s", "pbs": "10s"}, "365d"
 LOOPBACK = "127.0.0.1"
 ANY_LOOPBACK_PORT = f"{LOOPBACK}:0"
 NUM_SUBMITTED = 4  # jobs or pods, unless the config says
@@ -38,6 +40,7 @@ def settings(config: ClusterConfig) -> dict[str, Any]:
         **DASK_SETTINGS,
         # It stops every worker's Python 100 times a second, for a page of the report.
         "distributed.worker.profile.enabled": config.performance_report,
+        "distributed.deploy.lost-worker-timeout": LOST_AFTER.get(config.kind, NEVER),
         **dict(_dotted(config.dask)),
     }
 

@@ -103,6 +103,17 @@ def is_kept(place: Path) -> bool:
         return not is_free
 
 
+def settled(place: Path) -> Standing | None:
+    """The cluster that stands in a run, or None, when it is no longer starting or ending."""
+    deadline_s = time.monotonic() + START_LIMIT_S
+    while is_kept(place) and time.monotonic() < deadline_s:
+        standing = read_standing(place)
+        if standing is not None:
+            return standing
+        time.sleep(POLL_S)
+    return read_standing(place)
+
+
 def start_keeper(place: Path, config_text: str) -> Standing:
     """Start a keeper that outlives this process; returns what it holds once it stands.
 

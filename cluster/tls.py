@@ -116,6 +116,6 @@ def require_safe(address: str, config: ClusterConfig) -> None:
 def _is_loopback(host: str) -> bool:
     try:
         found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for a name that no host can have
         raise InputError(f"cluster.address.scheduler: there is no host {host}") from None
     return all(ipaddress.ip_address(str(ip).partition("%")[0]).is_loopback for ip in found)

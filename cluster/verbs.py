@@ -15,6 +15,7 @@ from cluster.standing import (
     Standing,
     is_kept,
     read_standing,
+    settled,
     start_keeper,
     stop_keeper,
 )
@@ -41,14 +42,14 @@ def up(config: Config) -> int:
             f"cluster.kind={config.cluster.kind} starts nothing: say cluster.kind=local, ssh, "
             "slurm, pbs or kubernetes"
         )
-    standing = read_standing(place)
+    standing = settled(place)
     if standing is not None and not standing.is_kept_here:
         raise ClusterFailed(
             f"a cluster stands already, kept on {standing.host}: `python -m cluster down "
             f"{config.run}` ends it"
         )
     if is_kept(place):
-        where = standing.address if standing else "an address to come"
+        where = standing.address if standing else "an address that is not known yet"
         say(f"{config.run}: a cluster stands already, at {where}; `down` comes before another")
         return 0
     standing = start_keeper(place, dump_config(config))
@@ -100,7 +101,7 @@ def _say_workers(client: Client) -> None:
 def down(config: Config) -> int:
     """End the cluster that stands in the run, workers first."""
     place = place_of(config)
-    standing = read_standing(place)
+    standing = settled(place)
     if standing is None and not is_kept(place):
         say(f"{config.run}: no cluster stands, nothing to do")
         return 0

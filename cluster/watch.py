@@ -11,10 +11,12 @@ from distributed import Client
 
 from cluster.asking import GONE, asking, workers_of
 from cluster.rules import Rules
-from configs.console import say
+from cluster.settings import num_workers
+from configs.console import counted, say
 from configs.errors import ClusterFailed, ClusterLost
 
 SLOWEST_TIMES = 5.0  # so many times the slowest task without any end is no accident
+MOST_REFUSED = 3  # times the workers that a job asks for: others would be no better
 FIRST_WORD_S = 10.0  # of waiting for workers; each further word comes after twice the time
 
 
@@ -55,17 +57,34 @@ class Watch:
         self._slowest_s = max(self._slowest_s, task_s)
 
     def dismiss(self, worker: str, why: str) -> None:
-        """Let a worker go that must not work on this job; its nanny does not start another."""
-        if worker not in self._refused:
-            self._refused[worker] = why
-            say(f"worker {worker} {why}")
-        with asking():
-            self._client.retire_workers([worker], close_workers=True)
+        """Let a worker go that must not work on this job. One of a cluster that others use, too, is
+        only left alone. Raises ClusterFailed where no other will come, or none that is better."""
+        if worker in self._refused:
+            return
+        self._refused[worker] = why
+        say(f"worker {worker} {why}")
+        is_ours = self._rules.config.kind != "address"
+        if is_ours:
+            with asking():
+                self._client.retire_workers([worker], close_workers=True)
         self.num_slots = self._count()
+        most = MOST_REFUSED * num_workers(self._rules.config)
+        is_fixed = self._rules.config.kind in ("address", "local")
+        if len(self._refused) > most or (is_fixed and not self.num_slots):
+            end = "end it and start" if is_ours else "`python -m cluster down` and `up` start"
+            raise ClusterFailed(
+                f"{counted(len(self._refused), 'worker')} refused, and no other is left; the last "
+                f"one {why}. {end} the workers anew"
+            )
+
+    def allowed(self) -> list[str] | None:
+        """The workers that may be given tasks; None: all of them."""
+        if not self._refused:
+            return None
+        return [address for address in workers_of(self._client) if address not in self._refused]
 
     def _count(self) -> int:
-        """Threads of the workers that have what the tasks ask for; at least one task is always
-        in flight, so that a scheduler which scales itself sees that there is work."""
+        """Threads of the workers that have what the tasks ask for."""
         workers = workers_of(self._client).items()
         able = [worker for address, worker in workers if self._is_able(address, worker)]
         return sum(int(worker["nthreads"]) for worker in able)

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from configs.section import Name, Section
 
-SIZE_PATTERN = r"^[0-9.]+ ?([kMGT]i?)?B$"
+SIZE_PATTERN = r"^[0-9]+([.][0-9]+)? ?([kMGT]i?)?B$"
 MEMORY_PATTERN = rf"^auto$|{SIZE_PATTERN}"
 WALLTIME_PATTERN = r"^(\d+-)?\d{1,3}:\d{2}:\d{2}$"
 

@@ -14,6 +14,7 @@ from shards.commit import StageLog
 LEAST_BYTES = 64 << 20
 SAMPLE = 16  # committed shards, to know how large one is
 POLL_S = 5.0
+BURST_S = 10.0  # in which what was in flight meets the same full disk
 TIMES_THE_NEED = 2  # a shard is written in parts before it is published
 
 
@@ -34,22 +35,32 @@ class Room:
 
     def __post_init__(self) -> None:
         self._left_s = self.limit_s
+        self._burst_ends_s = 0.0
 
     def make(self, error: OSError) -> bool:
         """Block until there is room; False when the time is up. `error` says which disk is full."""
         where, needed = self._disk_of(error), self._needed_bytes()
-        told = False
-        while shutil.disk_usage(where).free < needed or not told:
-            if self._left_s <= 0:
-                return False
-            if not told:
-                self._tell(where, needed)
-                told = True
-            step_s = min(POLL_S, self._left_s)
-            self._left_s -= step_s
+        if self._has_room(where, needed) and time.monotonic() < self._burst_ends_s:
+            return True
+        self._tell(where, needed)
+        while self._waits_a_step():
+            if self._has_room(where, needed):
+                say(f"{where}: going on")
+                self._burst_ends_s = time.monotonic() + BURST_S
+                return True
+        return False
+
+    def _has_room(self, where: Path, needed: int) -> bool:
+        return shutil.disk_usage(where).free >= needed
+
+    def _waits_a_step(self) -> bool:
+        """False when the time is up. Where a quota is full, the disk's room says nothing: some time
+        always passes."""
+        step_s = min(POLL_S, self._left_s)
+        self._left_s -= step_s
+        if step_s > 0:
             self.sleep(step_s)
-        say(f"{where}: going on")
-        return True
+        return step_s > 0
 
     def _disk_of(self, error: OSError) -> Path:
         path = Path(str(error.filename)) if error.filename else self.log.layout.root

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import soundfile
 LIBRARIES = ("av", "soxr", "scipy", "zarr", "numcodecs", "pyarrow")  # that decide bytes
 ALSO_COMPARED = ("numpy", "dask", "distributed")
 PACKAGES = ("cluster", "configs", "pipeline", "shards")
+IMPORTED_LATE = ("pipeline.codebook", "pipeline.shard_task", "pipeline.tokenize_stage")
 SHOWN_CHARS = 12
 
 
@@ -40,6 +42,8 @@ def _hash_of(recipe: Path) -> str:
 def _of_this_process() -> dict[str, str]:
     """Read once, near the time when the code was imported: a process that outlives a change of
     its files still runs the old ones."""
+    for name in IMPORTED_LATE:  # what is not imported yet could come from newer files
+        import_module(name)
     also = {name: version(name) for name in ALSO_COMPARED}
     return {"Python": platform.python_version(), "code": _code(), **library_versions(), **also}
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from cluster.launch import open_client
 from cluster.rules import Bisection, Rules
@@ -258,6 +258,39 @@ def test_a_worker_with_other_versions_is_refused_by_name(
     assert f"worker {refused} (stranger on {socket.gethostname()}) is refused" in said
     assert "soxr 0.9.0 there, 1.0.0 here" in said
     assert sum(starts(tmp_path, name) for name in names(8)) == 8
+
+
+def test_workers_that_are_all_refused_end_the_job(tmp_path: Path) -> None:
+    with workers(tmp_path, 1) as client:
+        with pytest.raises(ClusterFailed, match=r"1 worker refused, and no other is left; .* 7 th"):
+            list(run_tasks(client, partial(sleepy, tmp_path, 0), names(2), Rules(stamp=odd_one)))
+
+
+def odd_one() -> dict[str, str]:
+    return {"number": str(os.getpid() if "spawn_main" in " ".join(sys.orig_argv) else 7)}
+
+
+def deep(depth: int) -> int:
+    if depth:
+        return deep(depth - 1) + 1
+    raise ValueError("from far below")
+
+
+def test_an_error_with_a_deep_traceback_comes_back(tmp_path: Path) -> None:
+    with workers(tmp_path, 1) as client:
+        (outcome,) = run_tasks(client, deep, {"deep-0": 500})
+    assert (type(outcome.error), str(outcome.error)) == (ValueError, "from far below")
+
+
+def test_a_cluster_that_begins_with_no_worker_sees_that_there_is_work(tmp_path: Path) -> None:
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        cluster.adapt(minimum=0, maximum=1, interval="200ms")
+        rules = Rules[str](config=ClusterConfig(kind="address", wait_for_workers_s=30))
+        outcomes = list(run_tasks(client, partial(sleepy, tmp_path, 0), names(3), rules))
+    assert sorted(outcome.result or "" for outcome in outcomes) == sorted(names(3))
 
 
 def test_tasks_that_want_what_no_worker_has_are_not_waited_for_for_ever(tmp_path: Path) -> None:

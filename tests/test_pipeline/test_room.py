@@ -69,6 +69,16 @@ def test_with_room_it_still_waits_a_little(log: StageLog, monkeypatch: pytest.Mo
     assert slept == [5]
 
 
+def test_what_was_in_flight_together_waits_once(
+    log: StageLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    disk(monkeypatch, 1 << 40)
+    waiting = Room(log, 256, 60, slept.append)
+    assert all(waiting.make(FULL) for _ in range(256))
+    assert slept == [5]
+
+
 def test_what_is_needed_follows_what_was_made(
     log: StageLog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
