@@ -154,7 +154,7 @@ class Workers:
         return found
 
     def _done_keys(self, limit_s: float) -> list[str]:
-        """Attempts that Dask has done with; raises ClusterLost where it has dropped one."""
+        """Attempts that Dask is done with; raises ClusterLost where it has dropped one."""
         keys: list[str] = []
         try:
             keys.append(self._done.get(timeout=limit_s))
@@ -162,10 +162,13 @@ class Workers:
                 keys.append(self._done.get_nowait())
         except Empty:
             pass
-        keys = [key for key in dict.fromkeys(keys) if key in self._futures]
-        if any(self._futures[key][1].status in ("cancelled", "lost") for key in keys):
+        futures = {key: self._futures[key][1] for key in keys if key in self._futures}
+        if any(future.status == "cancelled" for future in futures.values()):
             raise ClusterLost(GONE)
-        return keys
+        for future in futures.values():
+            if future.status == "lost":  # its worker died with the receipt: Dask runs it again
+                future.add_done_callback(self._tell)
+        return [key for key, future in futures.items() if future.status != "lost"]
 
     def _failed(self, key: str) -> Ended:
         label, future = self._futures.pop(key)

@@ -80,12 +80,12 @@ class KeptJobs(Adaptive):
                 yield name
 
     async def _vanished(self) -> list[str]:
-        """Jobs that sent no worker yet, and that the batch system does not know any more."""
-        arrived = self._arrived()
+        """Jobs without a worker now that the batch system does not know any more."""
+        observed = self.observed
         silent = {
             str(job.job_id): name
             for name, job in self.cluster.workers.items()
-            if job.job_id is not None and not self._workers_of(name) & arrived
+            if job.job_id is not None and not self._workers_of(name) & observed
         }
         if not silent or time.monotonic() - self._asked_s < ASK_EVERY_S:
             return []

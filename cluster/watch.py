@@ -71,10 +71,10 @@ class Watch:
         most = MOST_REFUSED * num_workers(self._rules.config)
         is_fixed = self._rules.config.kind in ("address", "local")
         if len(self._refused) > most or (is_fixed and not self.num_slots):
-            end = "end it and start" if is_ours else "`python -m cluster down` and `up` start"
+            cure = "run it again" if is_ours else "`python -m cluster down`, then `up`"
             raise ClusterFailed(
                 f"{counted(len(self._refused), 'worker')} refused, and no other is left; the last "
-                f"one {why}. {end} the workers anew"
+                f"one {why}. To begin with new workers: {cure}"
             )
 
     def allowed(self) -> list[str] | None:

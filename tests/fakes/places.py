@@ -22,7 +22,7 @@ from tests.fakes import batch_system
 from tests.fakes.ssh_server import HOST, ssh_server
 
 NUM_WORKERS = 2
-START_LIMIT_S = 60.0
+START_LIMIT_S = 120.0
 
 
 @dataclass(frozen=True)

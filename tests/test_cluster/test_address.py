@@ -198,9 +198,9 @@ def test_a_link_that_is_cut_for_a_while(
         driver(config, f"run={run_directory}", *at(address, keys)) as job,
     ):
         wait_until(lambda: names_at_work(run_directory) == {"near", "far"}, "they never worked")
-        ip("link", "set", f"{LINK}a", "down")
+        ip("-n", NAMESPACE, "link", "set", f"{LINK}b", "down")
         time.sleep(10)  # the time-to-live of a worker is 6 s
-        ip("link", "set", f"{LINK}a", "up")
+        ip("-n", NAMESPACE, "link", "set", f"{LINK}b", "up")
         code, said = ended(job)
     assert code == 0, said
     assert tree_hash(run_directory) == expected
