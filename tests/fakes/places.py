@@ -84,7 +84,7 @@ def address(directory: Path) -> Iterator[Place]:
     """The commands `dask scheduler` and `dask worker`, as somebody else would start them."""
     file = directory / "scheduler.json"
     where = ["--scheduler-file", str(file), "--host", HOST, "--dashboard-address", f"{HOST}:0"]
-    workers = ["--nworkers", str(NUM_WORKERS), "--nthreads", "1", "--death-timeout", "5"]
+    workers = ["--nworkers", str(NUM_WORKERS), "--nthreads", "1", "--death-timeout", "30"]
     started = [start("dask_scheduler", *where, "--port", "0")]
     try:
         wait_for(file.exists, "the scheduler's file")

@@ -27,6 +27,8 @@ class SshServer:
     known_hosts: Path
     private_key: Path
     groups: list[int] = field(default_factory=list)
+    running: set[int] = field(default_factory=set)
+    commands: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
 @contextmanager
@@ -42,7 +44,7 @@ def ssh_server(directory: Path) -> Iterator[SshServer]:
     try:
         yield server
     finally:
-        do(_close(listening))
+        do(_close(server, listening))
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
@@ -69,6 +71,12 @@ async def _listen(directory: Path) -> tuple[SshServer, Any]:
 
 
 async def _serve(server: SshServer, remote: Any) -> None:
+    command = asyncio.create_task(_run(server, remote))  # which no lost connection cancels
+    server.commands.add(command)
+    await asyncio.shield(command)
+
+
+async def _run(server: SshServer, remote: Any) -> None:
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(
         *("sh", "-c", remote.command),
@@ -78,9 +86,11 @@ async def _serve(server: SshServer, remote: Any) -> None:
         start_new_session=True,
     )
     server.groups.append(child.pid)
+    server.running.add(child.pid)
     signals = asyncio.create_task(_pass_signals(remote.stdin, child.pid))
     await asyncio.gather(_pump(child.stdout, remote.stdout), _pump(child.stderr, remote.stderr))
     code = await child.wait()
+    server.running.discard(child.pid)
     signals.cancel()
     with suppress(OSError):  # nobody is there any more
         remote.exit(max(code, 0))
@@ -103,10 +113,15 @@ async def _pass_signals(stdin: Any, group: int) -> None:
             return
 
 
-async def _close(listening: Any) -> None:
+async def _close(server: SshServer, listening: Any) -> None:
+    """What still runs ends now: its pipes are this process's."""
+    for group in server.running:
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    await asyncio.gather(*server.commands, return_exceptions=True)
     listening.close()
     await listening.wait_closed()
-    rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
     for task in rest:
         task.cancel()
     await asyncio.gather(*rest, return_exceptions=True)

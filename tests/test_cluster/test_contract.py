@@ -84,7 +84,7 @@ def test_a_killed_worker_changes_nothing(
 ) -> None:
     run = tmp_path / "a run"
     with driving(config_of(made_clips, run, place)) as driver:
-        wait_for(lambda: len(commits(run)) >= COMMITS_BEFORE_THE_KILL, "commits")
+        wait_for(lambda: len(commits(run)) >= COMMITS_BEFORE_THE_KILL, "commits", RUN_LIMIT_S)
         victims = place.workers(driver.pid)[:1]
         for victim in victims:
             victim.kill()
