@@ -25,8 +25,8 @@ DASK_SETTINGS: dict[str, Any] = {
     "distributed.scheduler.worker-ttl": "120s",
     "distributed.admin.log-format": "%(name)s - %(message)s",
 }
-# After which Dask lets a worker's nanny, or job, go for good. It looks once, at that moment: a nanny
-# whose worker happens to be dead again just then is gone, and only jobs are replaced.
+# After which Dask lets a worker's nanny, or job, go for good. It looks once, at that moment: a
+# nanny whose worker happens to be dead again just then is gone, and only jobs are replaced.
 LOST_AFTER, NEVER = {"slurm": "10s", "pbs": "10s"}, "365d"
 LOOPBACK = "127.0.0.1"
 ANY_LOOPBACK_PORT = f"{LOOPBACK}:0"

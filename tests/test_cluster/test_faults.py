@@ -261,9 +261,11 @@ def test_a_worker_with_other_versions_is_refused_by_name(
 
 
 def test_workers_that_are_all_refused_end_the_job(tmp_path: Path) -> None:
-    with workers(tmp_path, 1) as client:
-        with pytest.raises(ClusterFailed, match=r"1 worker refused, and no other is left; .*, 7 here"):
-            list(run_tasks(client, partial(sleepy, tmp_path, 0), names(2), Rules(stamp=odd_one)))
+    with (
+        workers(tmp_path, 1) as client,
+        pytest.raises(ClusterFailed, match=r"1 worker refused, and no other is left; .*, 7 here"),
+    ):
+        list(run_tasks(client, partial(sleepy, tmp_path, 0), names(2), Rules(stamp=odd_one)))
 
 
 def odd_one() -> dict[str, str]:

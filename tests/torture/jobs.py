@@ -73,7 +73,14 @@ def _make(
         overrides.append(f"source.sets.{name}.files=audio/{{id}}.flac")
     overrides += [f"shards.min_shards={SHARDS}", *words]
     return subprocess.Popen(
-        ["make", "-o", ".venv/.ready", "shard", "CONFIG=configs/audioset.yaml", f"ARGS={shlex.join(overrides)}"],
+        [
+            "make",
+            "-o",
+            ".venv/.ready",
+            "shard",
+            "CONFIG=configs/audioset.yaml",
+            f"ARGS={shlex.join(overrides)}",
+        ],
         cwd=ROOT,
         env=dict(env),
         stdout=subprocess.PIPE,
