@@ -32,6 +32,13 @@ def tokenized(made_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Con
     return config
 
 
+@pytest.fixture
+def own_run(tokenized: Config, tmp_path: Path) -> Config:
+    """The config of a copy of that run, for what writes into it: events, too, are written."""
+    shutil.copytree(tokenized.run, tmp_path / "run")
+    return tokenized.model_copy(update={"run": tmp_path / "run"})
+
+
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set as the Hub holds AudioSet: only read from it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,11 @@ FILE = "codebooks/default/codebook.safetensors"
 
 
 @pytest.fixture
-def sharded(tokenized: Config, tmp_path: Path) -> Config:
-    """A run of its own that has its frames and no codebook."""
-    run = tmp_path / "sharded"
-    shutil.copytree(tokenized.run, run)
+def sharded(own_run: Config) -> Config:
+    """A run that has its frames and no codebook."""
     for made in ("codebooks", "tokens", "commits/codebook", "commits/tokenize"):
-        shutil.rmtree(run / made)
-    return over(tokenized, run=str(run))
+        shutil.rmtree(own_run.run / made)
+    return own_run
 
 
 def over(config: Config, **tree: Any) -> Config:
@@ -128,11 +125,11 @@ def test_without_held_out_clips_the_training_error_is_called_so(
     assert set(metrics) == {"train"}
 
 
-def test_a_second_run_does_nothing(tokenized: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (tokenized.run / FILE).stat()
-    assert run_verb(tokenized, "codebook") == 0
+def test_a_second_run_does_nothing(own_run: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (own_run.run / FILE).stat()
+    assert run_verb(own_run, "codebook") == 0
     assert "codebook default: committed, nothing to do" in capsys.readouterr().out
-    after = (tokenized.run / FILE).stat()
+    after = (own_run.run / FILE).stat()
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -22,10 +20,9 @@ from tests.conftest import MakeConfig
 
 
 @pytest.fixture
-def config(tokenized: Config, tmp_path: Path) -> Config:
-    """Of a copy of a made run, whose driver has ended."""
-    shutil.copytree(tokenized.run, tmp_path / "run")
-    return tokenized.model_copy(update={"run": tmp_path / "run"})
+def config(own_run: Config) -> Config:
+    """Of a made run, whose driver has ended."""
+    return own_run
 
 
 @pytest.fixture

@@ -270,17 +270,17 @@ def test_a_shard_that_is_lost_is_made_again_as_it_was(made_clips: Path, tmp_path
     ],
 )
 def test_another_config_is_refused_by_its_keys(
-    tokenized: Config, over: dict[str, Any], line: str
+    own_run: Config, over: dict[str, Any], line: str
 ) -> None:
-    before = stamps(tokenized.run)
-    settings = (tokenized.run / "config.yaml").read_bytes()
-    tree = merge(tokenized.model_dump(mode="json"), over)
+    before = stamps(own_run.run)
+    settings = (own_run.run / "config.yaml").read_bytes()
+    tree = merge(own_run.model_dump(mode="json"), over)
     with pytest.raises(RecipeMismatch) as caught:
         run_verb(Config.model_validate(tree), "shard")
     assert f"  {line}" in str(caught.value)
-    assert str(tokenized.run) in str(caught.value)
-    assert stamps(tokenized.run) == before
-    assert (tokenized.run / "config.yaml").read_bytes() == settings
+    assert str(own_run.run) in str(caught.value)
+    assert stamps(own_run.run) == before
+    assert (own_run.run / "config.yaml").read_bytes() == settings
 
 
 def test_audio_that_is_not_there_is_an_input_error(make_config: MakeConfig, tmp_path: Path) -> None:

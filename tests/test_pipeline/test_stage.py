@@ -114,5 +114,5 @@ def test_many_failures_end_the_stage(log: StageLog) -> None:
 
 def test_records_of_another_recipe_are_refused(log: StageLog) -> None:
     committing(log, stamp="other")(Task(0))
-    with pytest.raises(IntegrityError, match="records of another recipe"):
+    with pytest.raises(IntegrityError, match="made with another recipe"):
         run(log, committing(log), [Task(0), Task(1)])

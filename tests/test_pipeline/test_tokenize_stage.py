@@ -111,13 +111,13 @@ def test_before_codebook_it_says_what_to_run(make_config: MakeConfig) -> None:
 
 
 def test_a_second_run_changes_no_token_file(
-    tokenized: Config, capsys: pytest.CaptureFixture[str]
+    own_run: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = sorted((tokenized.run / "tokens").rglob("*.*")) + sorted(
-        (tokenized.run / "seals").iterdir()
+    files = sorted((own_run.run / "tokens").rglob("*.*")) + sorted(
+        (own_run.run / "seals").iterdir()
     )
     before = [file.read_bytes() for file in files]
-    assert run_verb(tokenized, "tokenize") == 0
+    assert run_verb(own_run, "tokenize") == 0
     assert "all 8 shards are committed, nothing to do" in capsys.readouterr().out
     assert [file.read_bytes() for file in files] == before
     tars = [file for file in files if file.suffix == ".tar"]

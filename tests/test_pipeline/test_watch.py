@@ -93,12 +93,10 @@ def job(made_clips: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def made(tokenized: Config, tmp_path: Path) -> Path:
-    """The config of a copy of a made run."""
-    tree = tokenized.model_copy(update={"run": tmp_path / "run"})
-    shutil.copytree(tokenized.run, tree.run)
+def made(own_run: Config, tmp_path: Path) -> Path:
+    """The config of a made run."""
     path = tmp_path / "made.yaml"
-    path.write_text(dump_config(tree))
+    path.write_text(dump_config(own_run))
     return path
 
 
