@@ -30,8 +30,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[train,cluster,dev]'
 	@touch $@
 
-test: $(READY) ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## run all tests, one process a core
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(READY) ## formatting, lint, types, the arrows between packages, and docker/
 	$(BIN)/ruff format --check .
@@ -74,8 +74,8 @@ eval: $(READY) ## score the trained models
 report: $(READY) ## write the HTML report of the trained models
 	$(BIN)/python -m train report $(CONFIG) $(ARGS)
 
-bench: $(READY) ## measure against peers: NAME=ingest or plan
+bench: $(READY) ## measure against peers: NAME=ingest, plan or cluster
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
-torture: $(READY) ## long trials of the promises: NAME=ingest
+torture: $(READY) ## long trials of the promises: NAME=ingest or cluster
 	$(BIN)/python -m tests.torture.$(NAME) $(ARGS)

@@ -9,42 +9,29 @@ from pathlib import Path
 
 from distributed import Client
 
+from cluster.client import connect
 from cluster.standing import Standing, read_standing
 from cluster.tls import Keys, given_keys, require_safe
 from configs.cluster import ClusterConfig
-from configs.errors import ClusterFailed, InputError
-
-CONNECT_LIMIT_S = 30
+from configs.errors import InputError
 
 
 @contextmanager
-def address(config: ClusterConfig, place: Path) -> Iterator[Client]:
+def address(config: ClusterConfig, home: Path) -> Iterator[Client]:
     """Only the client is ours to close."""
-    where, keys = _where(config, read_standing(place), place)
+    where, keys = _where(config, read_standing(home), home)
     require_safe(where, config)
     with connect(where, keys) as client:
         yield client
 
 
-def _where(
-    config: ClusterConfig, standing: Standing | None, place: Path
-) -> tuple[str, Keys | None]:
+def _where(config: ClusterConfig, standing: Standing | None, home: Path) -> tuple[str, Keys | None]:
     given = config.address.scheduler
     if given is None and standing is None:
         raise InputError(
-            f"cluster.kind=address: no cluster stands in {place.parent}; "
+            f"cluster.kind=address: no cluster stands in {home.parent}; "
             "`python -m cluster up CONFIG` starts one, or give cluster.address.scheduler"
         )
     if standing is not None and given in (None, standing.address):
         return standing.address, standing.keys
     return str(given), given_keys(config)
-
-
-def connect(where: str, keys: Keys | None) -> Client:
-    """A client of the scheduler; raises ClusterFailed where none answers, or refuses."""
-    if keys is None and where.startswith("tls://"):
-        raise InputError(f"{where} wants certificates: give cluster.tls.ca, .cert and .key")
-    try:
-        return Client(where, security=keys and keys.security(), timeout=CONNECT_LIMIT_S)
-    except (OSError, RuntimeError) as error:
-        raise ClusterFailed(f"no scheduler answers at {where}: {error}") from None

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from distributed import Client, Future
 
-from cluster.asking import GONE, asking
+from cluster.client import GONE, asking
 from cluster.guard import Guarded, Receipt, WorkerRefused
 from cluster.rules import Rules
 from cluster.watch import Watch
@@ -35,7 +35,7 @@ Function = Callable[[Any], Any]
 class Ended:
     """An attempt that ended: with a receipt, or with an error."""
 
-    label: str
+    name: str
     receipt: Receipt[Any] | None
     error: BaseException | None = None
     has_begun: bool = True  # False: it still waited on its worker, as far as is known
@@ -45,11 +45,11 @@ class Engine(Protocol):
     """What the loop asks of a place."""
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """How many attempts may be in it."""
 
     def start(self, function: Function, arguments: Mapping[str, Any]) -> None:
-        """Begin an attempt at each argument, under its label."""
+        """Begin an attempt at each argument, under its name."""
 
     def ended(self, limit_s: float) -> list[Ended]:
         """The attempts that have ended; waits for one, at most so long: there may be none."""
@@ -64,25 +64,25 @@ class Engine(Protocol):
 class Here:
     """This process: an attempt runs when its end is asked for."""
 
-    room = 1
+    capacity = 1
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[str, Function, Any]] = deque()
 
     def start(self, function: Function, arguments: Mapping[str, Any]) -> None:
-        self._waiting.extend((label, function, value) for label, value in arguments.items())
+        self._waiting.extend((name, function, value) for name, value in arguments.items())
 
     def ended(self, limit_s: float) -> list[Ended]:
         if not self._waiting:
             time.sleep(limit_s)
             return []
-        label, function, argument = self._waiting.popleft()
+        name, function, argument = self._waiting.popleft()
         began_s = time.monotonic()
         try:
             receipt = Receipt(function(argument), "here", time.monotonic() - began_s)
         except Exception as error:
-            return [Ended(label, None, error)]
-        return [Ended(label, receipt)]
+            return [Ended(name, None, error)]
+        return [Ended(name, receipt)]
 
     def dismiss(self, worker: str, why: str) -> None:
         raise AssertionError(f"{worker} is this process: {why}")
@@ -104,9 +104,9 @@ class Workers:
         self._watch = Watch(client, rules)
         self._topic = f"tasks-{uuid.uuid4().hex[:8]}"
         self._expected = rules.stamp()
-        self._futures: dict[str, tuple[str, Future[Any]]] = {}  # by key, with the label
+        self._futures: dict[str, tuple[str, Future[Any]]] = {}  # by key, with the task's name
         self._done: SimpleQueue[str] = SimpleQueue()
-        self._begun: set[str] = set()  # labels
+        self._begun: set[str] = set()  # names of tasks
         self._mean_s = AHEAD_S
         with asking():
             client.subscribe_topic(self._topic, self._note_begin)
@@ -117,7 +117,7 @@ class Workers:
         self._rules.note(event="start", at=at_s, **who)
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         ahead = round(AHEAD_S / max(self._mean_s, AHEAD_S / MOST_PER_SLOT))
         # With no worker one task waits, so that a scheduler which scales itself sees work.
         return max(1, self._watch.num_slots * max(TASKS_PER_SLOT, ahead))
@@ -126,23 +126,23 @@ class Workers:
         if not arguments:
             return
         guarded = Guarded(function, self._rules.stamp, self._expected, self._topic)
-        labels = list(arguments)
-        self._begun.difference_update(labels)
-        keys = [f"{label}-{uuid.uuid4().hex[:8]}" for label in labels]
+        names = list(arguments)
+        self._begun.difference_update(names)
+        keys = [f"{name}-{uuid.uuid4().hex[:8]}" for name in names]
         resources = dict(self._rules.resources) or None
         values = list(arguments.values())
         with asking():
             futures = self._client.map(
                 guarded,
                 values,
-                labels,
+                names,
                 key=keys,
                 pure=False,
                 resources=resources,
                 workers=self._watch.allowed(),
             )
-        for key, label, future in zip(keys, labels, futures, strict=True):
-            self._futures[key] = label, future
+        for key, name, future in zip(keys, names, futures, strict=True):
+            self._futures[key] = name, future
             future.add_done_callback(self._tell)
 
     def ended(self, limit_s: float) -> list[Ended]:
@@ -171,12 +171,12 @@ class Workers:
         return [key for key, future in futures.items() if future.status != "lost"]
 
     def _failed(self, key: str) -> Ended:
-        label, future = self._futures.pop(key)
+        name, future = self._futures.pop(key)
         error = future.exception()
         if isinstance(error, ImportError):  # of the task itself, or of what it is made of
             error = WorkerRefused(self._erred_on(key), "", (f"it cannot import: {error}",))
         future.release()
-        return Ended(label, None, error, has_begun=label in self._begun)
+        return Ended(name, None, error, has_begun=name in self._begun)
 
     def _receipts(self, keys: list[str]) -> list[Ended]:
         """Fetch what the workers hold, all at once: one by one it takes most of the driver's time.
@@ -196,11 +196,11 @@ class Workers:
         return [self._receipt(key, receipt) for key, receipt in zip(keys, receipts, strict=True)]
 
     def _receipt(self, key: str, receipt: Receipt[Any]) -> Ended:
-        label, future = self._futures.pop(key)
+        name, future = self._futures.pop(key)
         future.release()
         self._watch.has_seen(receipt.seconds)
         self._mean_s += (receipt.seconds - self._mean_s) / MEAN_OVER
-        return Ended(label, receipt)
+        return Ended(name, receipt)
 
     def _tell(self, future: Future[Any]) -> None:
         self._done.put(str(future.key))

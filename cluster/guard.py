@@ -49,13 +49,13 @@ class Guarded(Generic[Argument, Result]):
     expected: Stamp
     topic: str
 
-    def __call__(self, argument: Argument, label: str) -> Receipt[Result]:
+    def __call__(self, argument: Argument, name: str) -> Receipt[Result]:
         worker = get_worker()
         differences = compare(self.expected, self.stamp())
         if differences:
             who = f"{worker.name} on {socket.gethostname()}"
             raise WorkerRefused(worker.address, who, differences)
-        worker.log_event(self.topic, _who_begins(label, worker))
+        worker.log_event(self.topic, _who_begins(name, worker))
         began_s = time.monotonic()
         try:
             result = self.function(argument)
@@ -66,9 +66,9 @@ class Guarded(Generic[Argument, Result]):
         return Receipt(result, worker.address, time.monotonic() - began_s)
 
 
-def _who_begins(label: str, worker: Any) -> dict[str, Any]:
+def _who_begins(name: str, worker: Any) -> dict[str, Any]:
     return {
-        "task": label,
+        "task": name,
         "worker": worker.address,
         "name": str(worker.name),
         "host": socket.gethostname(),

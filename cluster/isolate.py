@@ -16,9 +16,7 @@ LONG_S = 3600.0
 Argument = TypeVar("Argument")
 
 
-def isolate(
-    engine: Engine, label: str, task: Argument, bisection: Bisection[Argument]
-) -> list[str]:
+def isolate(engine: Engine, name: str, task: Argument, bisection: Bisection[Argument]) -> list[str]:
     """The pieces of `task` that kill the worker which tries them, in order; none where every
     piece alone is survived. Nothing else may run on the engine."""
     suspects: list[Sequence[str]] = [bisection.pieces(task)]
@@ -26,9 +24,9 @@ def isolate(
     while suspects:
         pieces = suspects.pop()
         if len(pieces) == 1:
-            if all(_kills(engine, label, bisection, task, pieces) for _ in range(SURE_AFTER)):
+            if all(_kills(engine, name, bisection, task, pieces) for _ in range(SURE_AFTER)):
                 guilty += pieces
-        elif len(pieces) > 1 and _kills(engine, label, bisection, task, pieces):
+        elif len(pieces) > 1 and _kills(engine, name, bisection, task, pieces):
             half = len(pieces) // 2
             suspects += [pieces[half:], pieces[:half]]
     return guilty
@@ -36,13 +34,13 @@ def isolate(
 
 def _kills(
     engine: Engine,
-    label: str,
+    name: str,
     bisection: Bisection[Argument],
     task: Argument,
     pieces: Sequence[str],
 ) -> bool:
     """Whether a worker dies of these pieces; any other error they have survived."""
-    probe: dict[str, Any] = {f"probe-{label}": (task, pieces)}
+    probe: dict[str, Any] = {f"probe-{name}": (task, pieces)}
     engine.start(bisection.probe, probe)
     ended: list[Ended] = []
     while not ended:

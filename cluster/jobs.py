@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask
 
-from cluster.settings import ANY_LOOPBACK_PORT, DEATH_TIMEOUT_S, environment, num_workers, settings
+from cluster.command import dashboard_words, resource_words
+from cluster.settings import DEATH_TIMEOUT_S, environment, num_workers, settings
 from cluster.tls import Keys
 from configs.cluster import ClusterConfig, QueueSection
 from configs.errors import InputError
@@ -34,10 +35,10 @@ class BatchSystem:
     list_jobs: Callable[[Sequence[str]], list[str]]  # the command that lists jobs by number
 
 
-def slurm_directives(section: QueueSection, place: Path) -> list[str]:
+def slurm_directives(section: QueueSection, home: Path) -> list[str]:
     """The warning goes to the batch shell, which is the worker by then. A requeued job adds to
     the log of its first try."""
-    log = str(place / LOGS).replace("%", "%%") + "/%x-%j.log"
+    log = str(home / LOGS).replace("%", "%%") + "/%x-%j.log"
     return [
         "--requeue",
         "--open-mode=append",
@@ -46,9 +47,9 @@ def slurm_directives(section: QueueSection, place: Path) -> list[str]:
     ]
 
 
-def pbs_directives(_: QueueSection, place: Path) -> list[str]:
+def pbs_directives(_: QueueSection, home: Path) -> list[str]:
     """PBS knows no warning before the end of a job: the worker's lifetime is the only one."""
-    return ["-r y", "-S /bin/bash", "-j oe", f"-o {quoted(f'{place / LOGS}/')}"]
+    return ["-r y", "-S /bin/bash", "-j oe", f"-o {quoted(f'{home / LOGS}/')}"]
 
 
 def pbs_walltime(walltime: str) -> str:
@@ -79,7 +80,7 @@ def num_jobs(config: ClusterConfig) -> int:
     return math.ceil(num_workers(config) / section_of(config).workers_per_job)
 
 
-def job_options(config: ClusterConfig, place: Path, keys: Keys | None) -> dict[str, Any]:
+def job_options(config: ClusterConfig, home: Path, keys: Keys | None) -> dict[str, Any]:
     """Keywords of dask-jobqueue's classes for one job. Workers learn where the keys lie from their
     environment: the command line of dask-jobqueue would not survive a blank in a path."""
     system, section = SYSTEMS[config.kind], section_of(config)
@@ -97,7 +98,7 @@ def job_options(config: ClusterConfig, place: Path, keys: Keys | None) -> dict[s
         "python": f"exec {shlex.quote(section.python or sys.executable)}",
         "death_timeout": DEATH_TIMEOUT_S,
         "worker_extra_args": _worker_arguments(config, section),
-        "job_extra_directives": [*system.directives(section, place), *section.directives],
+        "job_extra_directives": [*system.directives(section, home), *section.directives],
         "job_script_prologue": _prologue(config, section, keys),
     }
 
@@ -109,15 +110,8 @@ def protocol(keys: Keys | None) -> str:
 def _worker_arguments(config: ClusterConfig, section: QueueSection) -> list[str]:
     lifetime_s, stagger_s = lifetime(section)
     words = ["--lifetime", f"{lifetime_s}s", "--lifetime-stagger", f"{stagger_s}s"]
-    words += ["--dashboard-address", ANY_LOOPBACK_PORT]
-    if config.worker_resources:
-        words += ["--resources", shlex.quote(resource_words(config.worker_resources))]
-    return words
-
-
-def resource_words(resources: Mapping[str, float]) -> str:
-    """Resources as the command `dask worker` reads them."""
-    return " ".join(f"{name}={amount:g}" for name, amount in resources.items())
+    words += [*dashboard_words(), *resource_words(config.worker_resources)]
+    return [shlex.quote(word) for word in words]
 
 
 def lifetime(section: QueueSection) -> tuple[int, int]:

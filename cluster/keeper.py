@@ -1,4 +1,4 @@
-"""The process that holds a standing cluster: `python -m cluster.keeper PLACE`, started by `up`.
+"""The process that holds a standing cluster: `python -m cluster.keeper HOME`, started by `up`.
 
 It opens the cluster as any command would, writes down where it is, and waits for SIGTERM or for
 the scheduler's end.
@@ -26,34 +26,34 @@ from configs.load import load_config
 LOOK_S = 2.0
 
 
-def main(place: Path) -> int:
+def main(home: Path) -> int:
     """Hold a cluster until told to let go; returns the exit code."""
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    config = load_config(place / CONFIG_NAME).cluster
-    with keeping(place) as is_ours:
+    config = load_config(home / CONFIG_NAME).cluster
+    with keeping(home) as is_ours:
         if not is_ours:
             say("another keeper is at work here")
             return 1
         try:
-            with open_client(config, place) as client:
+            with open_client(config, home) as client:
                 opened = client()
                 if opened is not None:
-                    _hold(opened, config.kind, place, stop)
+                    _hold(opened, config.kind, home, stop)
         except AudiolexError as error:
             say(str(error))
             return error.exit_code
     return 0
 
 
-def _hold(client: Client, kind: str, place: Path, stop: Event) -> None:
-    write_standing(place, _describe(client, kind))
+def _hold(client: Client, kind: str, home: Path, stop: Event) -> None:
+    write_standing(home, _describe(client, kind))
     try:
         while not stop.wait(LOOK_S) and client.status == "running":
             pass
     finally:
-        (place / FILE_NAME).unlink(missing_ok=True)
+        (home / FILE_NAME).unlink(missing_ok=True)
 
 
 def _describe(client: Client, kind: str) -> Standing:

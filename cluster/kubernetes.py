@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Client
 
-from cluster.address import connect
+from cluster.client import connect
 from cluster.extra import extra, one_line
 from cluster.pods import cluster_spec
 from configs.cluster import ClusterConfig, KubernetesSection
@@ -21,15 +21,15 @@ QUIET = ("httpx", "kr8s")
 
 
 @contextmanager
-def kubernetes(config: ClusterConfig, place: Path) -> Iterator[Client]:
+def kubernetes(config: ClusterConfig, home: Path) -> Iterator[Client]:
     """The client comes through the API server's port forwarding, from inside the cluster, too. A
     driver that was killed leaves its pods; the same command takes them over, and ends them: runs
     at the same time need names of their own (cluster.kubernetes.name)."""
     section = config.kubernetes
     spec = cluster_spec(config)
-    if not place.absolute().is_relative_to(section.mount):
+    if not home.absolute().is_relative_to(section.mount):
         raise InputError(
-            f"run: {place.parent} is not below {section.mount}, where pods see the volume "
+            f"run: {home.parent} is not below {section.mount}, where pods see the volume "
             "(cluster.kubernetes.mount)"
         )
     for name in QUIET:

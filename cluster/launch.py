@@ -13,7 +13,7 @@ import dask
 from distributed import Client
 
 from cluster.address import address
-from cluster.asking import workers_of
+from cluster.client import workers_of
 from cluster.kubernetes import kubernetes
 from cluster.local import local
 from cluster.queues import queue
@@ -39,13 +39,13 @@ LAUNCHERS: dict[str, Launcher] = {
 
 
 @contextmanager
-def open_client(config: ClusterConfig, place: Path) -> Iterator[OpenClient]:
+def open_client(config: ClusterConfig, home: Path) -> Iterator[OpenClient]:
     """A function that gives the Dask client, or None for `inline`, opening it when first called:
     a job with nothing left to do starts no process. Leaves no process behind.
 
     Args:
         config: which place, and its details.
-        place: a directory that all hosts see, for keys and logs; made when needed.
+        home: a directory that all hosts see, for keys and logs; made when needed.
 
     Raises:
         ClusterFailed: the cluster cannot be had.
@@ -55,15 +55,15 @@ def open_client(config: ClusterConfig, place: Path) -> Iterator[OpenClient]:
         if config.kind == "inline":
             yield lambda: None
         else:
-            yield cache(lambda: stack.enter_context(_opened(config, place)))
+            yield cache(lambda: stack.enter_context(_opened(config, home)))
 
 
 @contextmanager
-def _opened(config: ClusterConfig, place: Path) -> Iterator[Client]:
+def _opened(config: ClusterConfig, home: Path) -> Iterator[Client]:
     with (
         dask.config.set(settings(config)),
         _silent(),
-        LAUNCHERS[config.kind](config, place) as client,
+        LAUNCHERS[config.kind](config, home) as client,
     ):
         count = counted(len(workers_of(client)), "worker")
         say(f"{config.kind} cluster: {count} so far, Dask's dashboard at {dashboard(client)}")

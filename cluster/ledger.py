@@ -14,7 +14,7 @@ FIRST_DELAY_S, MOST_DELAY_S = 1.0, 30.0
 
 
 class Ledger(Generic[Argument]):
-    """The state of a job's tasks, by label; every task is in one place at a time."""
+    """The state of a job's tasks, by name; every task is in one state at a time."""
 
     def __init__(self, arguments: Mapping[str, Argument]) -> None:
         self.arguments = dict(arguments)
@@ -39,8 +39,8 @@ class Ledger(Generic[Argument]):
         if self.is_alone:
             taken = [self._alone.popleft()] if most and not self._running else []
         else:
-            room = max(0, most - len(self._running))
-            taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            free = max(0, most - len(self._running))
+            taken = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
         self._running.update(taken)
         return taken
 
@@ -50,38 +50,38 @@ class Ledger(Generic[Argument]):
             return most
         return min(most, max(0.0, self._later[0][0] - time.monotonic()))
 
-    def attempts(self, label: str) -> int:
+    def attempts(self, name: str) -> int:
         """Attempts at a task so far that failed, but for a full disk, which limits itself."""
-        return len(self._reasons[label]) - self.failures(label, "full")
+        return len(self._reasons[name]) - self.failures(name, "full")
 
-    def failures(self, label: str, reason: str) -> int:
-        return self._reasons[label].count(reason)
+    def failures(self, name: str, reason: str) -> int:
+        return self._reasons[name].count(reason)
 
-    def count(self, label: str, what: str) -> int:
+    def count(self, name: str, what: str) -> int:
         """How often something has now happened to a task that is no failure of its own."""
-        self._counts[label, what] += 1
-        return self._counts[label, what]
+        self._counts[name, what] += 1
+        return self._counts[name, what]
 
-    def finish(self, label: str) -> Argument:
+    def finish(self, name: str) -> Argument:
         """The task is done with; returns its argument."""
-        self._running.remove(label)
-        return self.arguments[label]
+        self._running.remove(name)
+        return self.arguments[name]
 
-    def again(self, label: str) -> None:
+    def again(self, name: str) -> None:
         """Another attempt, next of all, for a reason that is not the task's own."""
-        self._running.remove(label)
-        self._waiting.appendleft(label)
+        self._running.remove(name)
+        self._waiting.appendleft(name)
 
-    def again_later(self, label: str, reason: str) -> float:
+    def again_later(self, name: str, reason: str) -> float:
         """Another attempt after a while, twice as long each time; returns the seconds."""
-        self._running.remove(label)
-        self._reasons[label].append(reason)
-        delay_s: float = min(MOST_DELAY_S, FIRST_DELAY_S * 2.0 ** (len(self._reasons[label]) - 1))
-        heapq.heappush(self._later, (time.monotonic() + delay_s, label))
+        self._running.remove(name)
+        self._reasons[name].append(reason)
+        delay_s: float = min(MOST_DELAY_S, FIRST_DELAY_S * 2.0 ** (len(self._reasons[name]) - 1))
+        heapq.heappush(self._later, (time.monotonic() + delay_s, name))
         return delay_s
 
-    def again_alone(self, label: str, reason: str) -> None:
+    def again_alone(self, name: str, reason: str) -> None:
         """Another attempt with nothing beside it, when all others are done."""
-        self._running.remove(label)
-        self._reasons[label].append(reason)
-        self._alone.append(label)
+        self._running.remove(name)
+        self._reasons[name].append(reason)
+        self._alone.append(name)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cluster.command import worker_words
 from cluster.extra import extra
-from cluster.jobs import resource_words
-from cluster.settings import DEATH_TIMEOUT_S, LOOPBACK, environment, num_workers, settings
+from cluster.settings import LOOPBACK, environment, num_workers, settings
 from cluster.tls import Keys
 from configs.cluster import ClusterConfig, KubernetesSection
 from configs.errors import InputError
@@ -106,14 +106,13 @@ def _probe(period_s: int) -> Tree:
 def _worker_container(config: ClusterConfig) -> Tree:
     section = config.kubernetes
     scheme = "tls" if section.tls_secret else "tcp"
-    words = ["--name", "$(DASK_WORKER_NAME)", "--nthreads", "1", "--protocol", f"{scheme}://"]
-    words += ["--memory-limit", f"{section.memory_per_worker}B"]
-    words += ["--death-timeout", str(DEATH_TIMEOUT_S)]
-    words += ["--dashboard-address", f"{LOOPBACK}:{DASHBOARD_PORT}"]
     gpus = {"GPU": float(section.gpus_per_worker)} if section.gpus_per_worker else {}
-    offered = gpus | config.worker_resources
-    if offered:
-        words += ["--resources", resource_words(offered)]
+    words = ["--name", "$(DASK_WORKER_NAME)", "--protocol", f"{scheme}://"]
+    words += worker_words(
+        memory_limit=f"{section.memory_per_worker}B",
+        resources=gpus | config.worker_resources,
+        dashboard=f"{LOOPBACK}:{DASHBOARD_PORT}",
+    )
     told = {"scheduler-address": f"{scheme}://{section.name}-scheduler:{PORT}"}
     return {
         "args": ["python", "-m", "distributed.cli.dask_worker", *words],

@@ -15,7 +15,7 @@ from distributed.core import Status
 
 from cluster.extra import extra, one_line
 from cluster.jobs import LOGS, SYSTEMS, job_options, num_jobs, protocol, section_of
-from cluster.kept import Arrivals, KeptJobs
+from cluster.replacement import Arrivals, ReplaceLost
 from cluster.settings import ANY_LOOPBACK_PORT
 from cluster.tls import Keys, cluster_keys
 from configs.cluster import ClusterConfig
@@ -25,17 +25,17 @@ CHECK = "1s"  # between looks at which jobs are alive
 
 
 @contextmanager
-def queue(config: ClusterConfig, place: Path) -> Iterator[Client]:
+def queue(config: ClusterConfig, home: Path) -> Iterator[Client]:
     """Jobs of SLURM or PBS. A lost job is replaced; all are cancelled at the end."""
     with (
-        cluster_keys(config, place) as keys,
+        cluster_keys(config, home) as keys,
         dask.config.set(keys.dask_settings() if keys else {}),
-        _closing(_scheduler(config, place, keys)) as cluster,
+        _closing(_scheduler(config, home, keys)) as cluster,
     ):
         _submit(cluster, config)
         jobs = num_jobs(config)
         cluster.adapt(
-            Adaptive=KeptJobs,
+            Adaptive=ReplaceLost,
             interval=CHECK,
             minimum_jobs=jobs,
             maximum_jobs=jobs,
@@ -45,16 +45,16 @@ def queue(config: ClusterConfig, place: Path) -> Iterator[Client]:
             yield client
 
 
-def _scheduler(config: ClusterConfig, place: Path, keys: Keys | None) -> Any:
+def _scheduler(config: ClusterConfig, home: Path, keys: Keys | None) -> Any:
     """A scheduler in this process, without a job yet. It has its keys from Dask's settings."""
-    system, place = SYSTEMS[config.kind], place.absolute()
+    system, home = SYSTEMS[config.kind], home.absolute()
     module = extra("dask_jobqueue")
     if shutil.which(system.submit) is None:
         raise ClusterFailed(
             f"cluster.kind={config.kind}: there is no {system.submit} on PATH; "
             "run this where jobs are submitted, or take another cluster.kind"
         )
-    (place / LOGS).mkdir(parents=True, exist_ok=True)
+    (home / LOGS).mkdir(parents=True, exist_ok=True)
     options = {
         "port": 0,
         "protocol": protocol(keys),
@@ -65,7 +65,7 @@ def _scheduler(config: ClusterConfig, place: Path, keys: Keys | None) -> Any:
         return getattr(module, system.cluster)(
             scheduler_options=options,
             silence_logs=logging.CRITICAL,
-            **job_options(config, place, keys),
+            **job_options(config, home, keys),
         )
     except (RuntimeError, ValueError) as error:
         interface = section_of(config).interface

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from cluster.events import Note, no_note
 from cluster.guard import Stamp
 from configs.cluster import ClusterConfig
 
@@ -32,10 +33,6 @@ def _no_stamp() -> Stamp:
     return {}
 
 
-def _no_note(**_: Any) -> None:
-    return None
-
-
 def _no_room(_: OSError) -> bool:
     return False
 
@@ -48,16 +45,16 @@ class Rules(Generic[Argument]):
         config: limits of time, and what the stage's tasks ask of a worker.
         resources: Dask resources that every task asks for, as {"GPU": 1}.
         stamp: must give the same on a worker as here, or the worker is refused.
-        note: is told what happens, one event a call; also from other threads.
+        note: is told what happens.
         make_room: called when a disk is full; blocks until there is room, or says False.
         bisection: how to find what kills workers; None: such a task fails.
-        place: where the state of a cluster that stands still is written.
+        home: the cluster's directory, where its state is written when it stands still.
     """
 
     config: ClusterConfig = field(default_factory=ClusterConfig)
     resources: Mapping[str, float] = field(default_factory=dict)
     stamp: Callable[[], Stamp] = _no_stamp
-    note: Callable[..., None] = _no_note
+    note: Note = no_note
     make_room: Callable[[OSError], bool] = _no_room
     bisection: Bisection[Argument] | None = None
-    place: Path = Path()
+    home: Path = Path()

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import yaml
 
+from cluster.command import dashboard_words, worker_words
 from cluster.extra import extra
-from cluster.jobs import SYSTEMS, exports, job_options, protocol, resource_words
+from cluster.jobs import SYSTEMS, exports, job_options, protocol
 from cluster.pods import cluster_spec
-from cluster.settings import ANY_LOOPBACK_PORT, DEATH_TIMEOUT_S, LOOPBACK, num_workers
+from cluster.settings import LOOPBACK, num_workers
 from cluster.ssh import LOOPBACK_HOSTS
 from cluster.tls import Keys, given_keys
 from cluster.training import training_script
-from cluster.verbs import place_of
+from cluster.verbs import home_of
 from configs.cluster import ClusterConfig
 from configs.schema import Config
 
@@ -41,11 +42,11 @@ def _batch(config: Config) -> str:
 
 def _worker_job(config: Config) -> str:
     """From the class that submits it."""
-    cluster, place = config.cluster, place_of(config)
-    keys = _keys(cluster, place / "keys-OF-THE-RUN")
+    cluster, home = config.cluster, home_of(config)
+    keys = _keys(cluster, home / "keys-OF-THE-RUN")
     module, system = extra(f"dask_jobqueue.{cluster.kind}"), SYSTEMS[cluster.kind]
     job = getattr(module, system.job)(
-        f"{protocol(keys)}SCHEDULER:PORT", name="NAME", **job_options(cluster, place, keys)
+        f"{protocol(keys)}SCHEDULER:PORT", name="NAME", **job_options(cluster, home, keys)
     )
     shebang, _, rest = job.job_script().partition("\n")
     note = "# A job of workers. Commands submit it themselves, with what is in capitals filled in."
@@ -53,7 +54,7 @@ def _worker_job(config: Config) -> str:
 
 
 def _training(config: Config) -> str:
-    return training_script(config.cluster, config.run.absolute(), place_of(config)).rstrip()
+    return training_script(config.cluster, config.run.absolute(), home_of(config)).rstrip()
 
 
 def _kubernetes(config: Config) -> str:
@@ -87,7 +88,7 @@ def _address(config: Config) -> str:
 
 
 def _ssh(config: Config) -> str:
-    cluster, directory = config.cluster, place_of(config) / "keys"
+    cluster, directory = config.cluster, home_of(config) / "keys"
     keys = _keys(cluster, directory)
     hosts = cluster.ssh.hosts or ("HOST",)
     listen = LOOPBACK if LOOPBACK_HOSTS.issuperset(hosts) else None
@@ -133,17 +134,12 @@ def _keys(cluster: ClusterConfig, directory: Path) -> Keys | None:
 
 def _scheduler_words(keys: Keys | None, listen: str | None) -> str:
     words = [*_dask("scheduler"), "--port", str(PORT), "--protocol", protocol(keys)]
-    words += ["--dashboard-address", ANY_LOOPBACK_PORT, *_host(listen)]
-    return shlex.join(words)
+    return shlex.join([*words, *dashboard_words(), *_host(listen)])
 
 
 def _worker_words(cluster: ClusterConfig, scheduler: str, workers: int, listen: str | None) -> str:
-    words = [*_dask("worker"), scheduler, "--nworkers", str(workers), "--nthreads", "1"]
-    words += ["--memory-limit", cluster.memory_limit, "--death-timeout", str(DEATH_TIMEOUT_S)]
-    words += ["--dashboard-address", ANY_LOOPBACK_PORT, *_host(listen)]
-    if cluster.worker_resources:
-        words += ["--resources", resource_words(cluster.worker_resources)]
-    return shlex.join(words)
+    words = [*_dask("worker"), scheduler, "--nworkers", str(workers), *_host(listen)]
+    return shlex.join([*words, *worker_words(cluster.memory_limit, cluster.worker_resources)])
 
 
 def _dask(command: str) -> list[str]:

@@ -21,6 +21,11 @@ DASK_SETTINGS: dict[str, Any] = {
     # mapped, and zeroed by the kernel, anew for every clip, which costs 40 % (`make bench
     # NAME=cluster`). A task's memory ends with its process.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    # An idle scheduler, nanny and worker look at themselves up to 50 times a second, which takes
+    # 20 % of a core for two workers; so it is 9 %.
+    "distributed.worker.memory.monitor-interval": "500ms",
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "2s",
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-ttl": "120s",
     "distributed.admin.log-format": "%(name)s - %(message)s",

@@ -15,7 +15,7 @@ from typing import Any
 import dask
 from distributed import Client, SSHCluster
 
-from cluster.address import connect
+from cluster.client import connect
 from cluster.extra import extra, one_line
 from cluster.settings import ANY_LOOPBACK_PORT, DEATH_TIMEOUT_S, LOOPBACK
 from cluster.tls import Keys, cluster_keys
@@ -29,19 +29,19 @@ IN_DIRECTORY = 'cd "$0" && exec "$@"'  # a login shell begins in the home direct
 
 
 @contextmanager
-def ssh(config: ClusterConfig, place: Path) -> Iterator[Client]:
+def ssh(config: ClusterConfig, home: Path) -> Iterator[Client]:
     """The first host holds the scheduler, and every host `workers_per_host` workers. They see what
     this machine sees under the same paths, and end by themselves if this process cannot end them.
     """
     section = config.ssh
     if not section.hosts:
         raise InputError("cluster.kind=ssh: cluster.ssh.hosts names no host")
-    with cluster_keys(config, place) as keys, dask.config.set(_inherited(keys)):
+    with cluster_keys(config, home) as keys, dask.config.set(_inherited(keys)):
         options = connect_options(section)
         asyncio.run(_look_at_all(section, options))
         cluster = _start(config, options, keys)
         try:
-            cluster.sync(_keep_logs, cluster, place)
+            cluster.sync(_keep_logs, cluster, home)
             with connect(cluster.scheduler_address, keys) as client:
                 yield client
         finally:
@@ -158,9 +158,9 @@ def _close(cluster: Any) -> None:
                 cluster.sync(worker.close)
 
 
-async def _keep_logs(cluster: Any, place: Path) -> None:
+async def _keep_logs(cluster: Any, home: Path) -> None:
     """What hosts print goes to files: in a pipe that nobody reads it would stop them one day."""
-    logs = place.absolute() / "logs"
+    logs = home.absolute() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     remotes = {"scheduler": cluster.scheduler} | {
         f"workers-{number}": worker for number, worker in cluster.workers.items()

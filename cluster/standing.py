@@ -65,9 +65,9 @@ class Standing:
         return cls(**tree)
 
 
-def read_standing(place: Path) -> Standing | None:
+def read_standing(home: Path) -> Standing | None:
     """The cluster that stands in a run, None where none does."""
-    path = place / FILE_NAME
+    path = home / FILE_NAME
     try:
         return Standing.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -76,19 +76,23 @@ def read_standing(place: Path) -> Standing | None:
         raise InputError(f"{path} is damaged: remove it, and end its keeper by hand") from None
 
 
-def write_standing(place: Path, standing: Standing) -> None:
-    """Appears whole or not at all."""
-    partial = place / f"{FILE_NAME}.{os.getpid()}"
-    partial.write_text(standing.to_json(), encoding="utf-8")
-    partial.replace(place / FILE_NAME)
+def write_standing(home: Path, standing: Standing) -> None:
+    write_whole(home / FILE_NAME, standing.to_json())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 @contextmanager
-def keeping(place: Path) -> Iterator[bool]:
+def keeping(home: Path) -> Iterator[bool]:
     """Hold the place of the one keeper; gives False where another one has it. The kernel lets go
     of it however the keeper ends."""
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / LOCK_NAME).open("a") as file:
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / LOCK_NAME).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -97,64 +101,64 @@ def keeping(place: Path) -> Iterator[bool]:
             yield True
 
 
-def is_kept(place: Path) -> bool:
+def is_kept(home: Path) -> bool:
     """Whether a keeper is at work on this host."""
-    with keeping(place) as is_free:
+    with keeping(home) as is_free:
         return not is_free
 
 
-def settled(place: Path) -> Standing | None:
+def settled(home: Path) -> Standing | None:
     """The cluster that stands in a run, or None, when it is no longer starting or ending."""
     deadline_s = time.monotonic() + START_LIMIT_S
-    while is_kept(place) and time.monotonic() < deadline_s:
-        standing = read_standing(place)
+    while is_kept(home) and time.monotonic() < deadline_s:
+        standing = read_standing(home)
         if standing is not None:
             return standing
         time.sleep(POLL_S)
-    return read_standing(place)
+    return read_standing(home)
 
 
-def start_keeper(place: Path, config_text: str) -> Standing:
+def start_keeper(home: Path, config_text: str) -> Standing:
     """Start a keeper that outlives this process; returns what it holds once it stands.
 
     Raises ClusterFailed with the last lines of its log where it ends before that.
     """
-    place.mkdir(parents=True, exist_ok=True)
-    (place / FILE_NAME).unlink(missing_ok=True)  # of a keeper that was killed
-    (place / CONFIG_NAME).write_text(config_text, encoding="utf-8")
-    with (place / LOG_NAME).open("wb") as log:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / FILE_NAME).unlink(missing_ok=True)  # of a keeper that was killed
+    write_whole(home / CONFIG_NAME, config_text)
+    with (home / LOG_NAME).open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "cluster.keeper", str(place)],
+            [sys.executable, "-m", "cluster.keeper", str(home)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
     try:
-        return _when_it_stands(process, place)
+        return _when_it_stands(process, home)
     except BaseException:
         process.terminate()
         raise
 
 
-def _when_it_stands(process: subprocess.Popen[bytes], place: Path) -> Standing:
+def _when_it_stands(process: subprocess.Popen[bytes], home: Path) -> Standing:
     deadline_s = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline_s:
-        standing = read_standing(place)
+        standing = read_standing(home)
         if standing is not None:
             return standing
         if process.poll() is not None:
             break
         time.sleep(POLL_S)
-    lines = (place / LOG_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = (home / LOG_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
     raise ClusterFailed("\n  ".join(["the cluster did not start:", *lines[-SHOWN_LINES:]]))
 
 
-def stop_keeper(place: Path, standing: Standing) -> bool:
+def stop_keeper(home: Path, standing: Standing) -> bool:
     """Ask the keeper on this host to end what it holds; False where it does not in time."""
     os.kill(standing.pid, signal.SIGTERM)
     deadline_s = time.monotonic() + STOP_LIMIT_S
-    while is_kept(place) or _is_alive(standing.pid):
+    while is_kept(home) or _is_alive(standing.pid):
         if time.monotonic() > deadline_s:
             return False
         time.sleep(POLL_S)

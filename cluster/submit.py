@@ -88,8 +88,8 @@ class _Job(Generic[Argument, Result]):
     def outcomes(self) -> Iterator[Outcome[Argument, Result]]:
         ledger = self.ledger
         while ledger.is_open:
-            labels = ledger.take(self.engine.room)
-            self.engine.start(self.function, {label: ledger.arguments[label] for label in labels})
+            names = ledger.take(self.engine.capacity)
+            self.engine.start(self.function, {name: ledger.arguments[name] for name in names})
             for ended in self.engine.ended(ledger.until_next_s(LONG_S)):
                 outcome = self._settle(ended)
                 if outcome is not None:
@@ -97,80 +97,80 @@ class _Job(Generic[Argument, Result]):
 
     def _settle(self, ended: Ended) -> Outcome[Argument, Result] | None:
         """The outcome of an attempt; None where there will be another one."""
-        label, receipt, error = ended.label, ended.receipt, ended.error
+        name, receipt, error = ended.name, ended.receipt, ended.error
         if receipt is not None:
             self.rules.note(
-                event="done", task=label, worker=receipt.worker, took_s=round(receipt.seconds, 3)
+                event="done", task=name, worker=receipt.worker, took_s=round(receipt.seconds, 3)
             )
-            return Outcome(self.ledger.finish(label), receipt.result, None)
-        if error is not None and self._tries_again(label, error, ended.has_begun):
+            return Outcome(self.ledger.finish(name), receipt.result, None)
+        if error is not None and self._tries_again(name, error, ended.has_begun):
             return None
         if isinstance(error, KilledWorker):
-            error = WorkersLost(self.ledger.failures(label, "killed") + 1, _worker_of(error))
-        self.rules.note(event="failed", task=label, reason=describe(error))
-        return Outcome(self.ledger.finish(label), None, error)
+            error = WorkersLost(self.ledger.failures(name, "killed") + 1, _worker_of(error))
+        self.rules.note(event="failed", task=name, reason=describe(error))
+        return Outcome(self.ledger.finish(name), None, error)
 
-    def _tries_again(self, label: str, error: BaseException, has_begun: bool) -> bool:
+    def _tries_again(self, name: str, error: BaseException, has_begun: bool) -> bool:
         if isinstance(error, WorkerRefused):
-            self._dismiss(label, error)
+            self._dismiss(name, error)
             return True
-        if self.ledger.attempts(label) + 1 >= MOST_ATTEMPTS or isinstance(error, AudiolexError):
+        if self.ledger.attempts(name) + 1 >= MOST_ATTEMPTS or isinstance(error, AudiolexError):
             return False
         if isinstance(error, KilledWorker):
-            return self._after_a_kill(label, error, has_begun)
+            return self._after_a_kill(name, error, has_begun)
         if isinstance(error, OSError):
-            return self._after_an_io_error(label, error)
+            return self._after_an_io_error(name, error)
         return False
 
-    def _dismiss(self, label: str, error: WorkerRefused) -> None:
+    def _dismiss(self, name: str, error: WorkerRefused) -> None:
         why = "; ".join(error.differences)
         who = f"({error.who}) " if error.who else ""
         self.rules.note(event="refused", worker=error.worker, name=error.who, reason=why)
         self.engine.dismiss(error.worker, f"{who}is refused: {why}; {MEND}")
-        self.ledger.again(label)
+        self.ledger.again(name)
 
-    def _after_a_kill(self, label: str, error: KilledWorker, has_begun: bool) -> bool:
+    def _after_a_kill(self, name: str, error: KilledWorker, has_begun: bool) -> bool:
         """One that had not begun was a bystander, unless that happens too often: the word of its
         beginning may have died with the worker."""
-        if not has_begun and self.ledger.count(label, "bystander") <= MOST_BYSTANDING:
-            self.ledger.again(label)
+        if not has_begun and self.ledger.count(name, "bystander") <= MOST_BYSTANDING:
+            self.ledger.again(name)
             return True
-        self.rules.note(event="killed", task=label, worker=_worker_of(error))
-        kills = self.ledger.failures(label, "killed") + 1
+        self.rules.note(event="killed", task=name, worker=_worker_of(error))
+        kills = self.ledger.failures(name, "killed") + 1
         if kills < KILLS_BEFORE_ALONE:
-            self._again_later(label, "killed", error)
+            self._again_later(name, "killed", error)
             return True
         if self.ledger.is_alone:
-            self._isolate(label)
-        self.ledger.again_alone(label, "killed")
+            self._isolate(name)
+        self.ledger.again_alone(name, "killed")
         return True
 
-    def _isolate(self, label: str) -> None:
+    def _isolate(self, name: str) -> None:
         """Leave out of a task what has just killed its worker, with nothing beside it."""
         if self.rules.bisection is None:
             return
-        task = self.ledger.arguments[label]
-        guilty = isolate(self.engine, label, task, self.rules.bisection)
+        task = self.ledger.arguments[name]
+        guilty = isolate(self.engine, name, task, self.rules.bisection)
         if guilty:
-            self.rules.note(event="isolated", task=label, pieces=list(guilty))
-            self.ledger.arguments[label] = self.rules.bisection.without(task, guilty)
+            self.rules.note(event="isolated", task=name, pieces=list(guilty))
+            self.ledger.arguments[name] = self.rules.bisection.without(task, guilty)
 
-    def _after_an_io_error(self, label: str, error: OSError) -> bool:
+    def _after_an_io_error(self, name: str, error: OSError) -> bool:
         if error.errno in FULL_DISK:
-            self.rules.note(event="full disk", task=label, reason=describe(error))
+            self.rules.note(event="full disk", task=name, reason=describe(error))
             if not self.rules.make_room(error):
                 return False
-        elif self.ledger.failures(label, "io") + 1 >= MOST_IO_ERRORS:
+        elif self.ledger.failures(name, "io") + 1 >= MOST_IO_ERRORS:
             return False
         reason = "full" if error.errno in FULL_DISK else "io"
-        self._again_later(label, reason, error)
+        self._again_later(name, reason, error)
         return True
 
-    def _again_later(self, label: str, reason: str, error: BaseException) -> None:
-        delay_s = self.ledger.again_later(label, reason)
-        attempt = self.ledger.attempts(label) + 1
+    def _again_later(self, name: str, reason: str, error: BaseException) -> None:
+        delay_s = self.ledger.again_later(name, reason)
+        attempt = self.ledger.attempts(name) + 1
         self.rules.note(
-            event="retry", task=label, reason=describe(error), attempt=attempt, delay_s=delay_s
+            event="retry", task=name, reason=describe(error), attempt=attempt, delay_s=delay_s
         )
 
 

@@ -63,14 +63,14 @@ def given_keys(config: ClusterConfig) -> Keys | None:
 
 
 @contextmanager
-def cluster_keys(config: ClusterConfig, place: Path) -> Iterator[Keys | None]:
+def cluster_keys(config: ClusterConfig, home: Path) -> Iterator[Keys | None]:
     """The keys of a cluster beyond loopback: those given, or made for as long as it lives (below
-    `place`, for the eyes of this user only); None with `insecure`."""
+    `home`, for the eyes of this user only); None with `insecure`."""
     keys = given_keys(config)
     if keys is not None or config.insecure:
         yield keys
         return
-    directory = place.absolute() / f"keys-{uuid.uuid4().hex[:12]}"
+    directory = home.absolute() / f"keys-{uuid.uuid4().hex[:12]}"
     try:
         yield make_keys(directory)
     finally:

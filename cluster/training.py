@@ -88,7 +88,7 @@ exit "$$code"
 TEMPLATES = {"slurm": SLURM, "pbs": PBS}
 
 
-def training_script(config: ClusterConfig, run: Path, place: Path) -> str:
+def training_script(config: ClusterConfig, run: Path, home: Path) -> str:
     """The batch script for the batch system of `config.kind`."""
     section, job = section_of(config), config.training
     usable_s = seconds_of(job.walltime) - section.grace_s
@@ -97,7 +97,7 @@ def training_script(config: ClusterConfig, run: Path, place: Path) -> str:
             f"cluster.training.walltime: {job.walltime} leaves nothing beside "
             f"cluster.{config.kind}.grace_s={section.grace_s}"
         )
-    logs = place / LOGS
+    logs = home / LOGS
     log_name = "/%x-%j.log" if config.kind == "slurm" else "/"
     torchrun, program = torchrun_words(config), shlex.join(["-m", "train", "fit", str(run)])
     return Template(TEMPLATES[config.kind]).substitute(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from distributed import Client
 
-from cluster.address import connect
-from cluster.asking import workers_of
+from cluster.client import connect, workers_of
 from cluster.standing import (
     CONFIG_NAME,
     FILE_NAME,
@@ -18,44 +17,45 @@ from cluster.standing import (
     settled,
     start_keeper,
     stop_keeper,
+    write_whole,
 )
 from configs.console import counted, say
 from configs.errors import ClusterFailed, InputError
 from configs.load import SAVED_NAME, dump_config, load_config
 from configs.schema import Config
 
-PLACE = "cluster"  # below the run
+HOME = "cluster"  # below the run
 
 
-def place_of(config: Config) -> Path:
-    return config.run.absolute() / PLACE
+def home_of(config: Config) -> Path:
+    return config.run.absolute() / HOME
 
 
 def up(config: Config) -> int:
     """Start a scheduler and workers that outlive the command: those of the config, or those that
     stood in the run before, where the run was last used with them."""
-    place = place_of(config)
-    if config.cluster.kind == "address" and (place / CONFIG_NAME).exists():
-        config = load_config(place / CONFIG_NAME)
+    home = home_of(config)
+    if config.cluster.kind == "address" and (home / CONFIG_NAME).exists():
+        config = load_config(home / CONFIG_NAME)
     if config.cluster.kind in ("inline", "address"):
         raise InputError(
             f"cluster.kind={config.cluster.kind} starts nothing: say cluster.kind=local, ssh, "
             "slurm, pbs or kubernetes"
         )
-    standing = settled(place)
+    standing = settled(home)
     if standing is not None and not standing.is_kept_here:
         raise ClusterFailed(
             f"a cluster stands already, kept on {standing.host}: `python -m cluster down "
             f"{config.run}` ends it"
         )
-    if is_kept(place):
+    if is_kept(home):
         where = standing.address if standing else "an address that is not known yet"
         say(f"{config.run}: a cluster stands already, at {where}; `down` comes before another")
         return 0
-    standing = start_keeper(place, dump_config(config))
+    standing = start_keeper(home, dump_config(config))
     _save(config)
     say(f"{standing.kind} cluster at {standing.address}, dashboard {standing.dashboard}")
-    say(f"kept by pid {standing.pid} on {standing.host}, log {place / LOG_NAME}")
+    say(f"kept by pid {standing.pid} on {standing.host}, log {home / LOG_NAME}")
     say(f"use it: python -m pipeline shard {config.run} cluster.kind=address")
     return 0
 
@@ -64,19 +64,19 @@ def _save(config: Config) -> None:
     """So that the run is one: `status RUN` and `down RUN` work before a stage has."""
     path = config.run / SAVED_NAME
     if not path.exists():
-        path.write_text(dump_config(config), encoding="utf-8")
+        write_whole(path, dump_config(config))
 
 
 def status(config: Config) -> int:
     """Show the cluster that stands in the run, and its workers."""
-    place = place_of(config)
-    standing = read_standing(place)
+    home = home_of(config)
+    standing = read_standing(home)
     if standing is None:
         say(f"{config.run}: no cluster stands; `python -m cluster up CONFIG` starts one")
         return 0
     say(f"{standing.kind} cluster at {standing.address} since {standing.started}")
     say(f"  dashboard {standing.dashboard}, kept by pid {standing.pid} on {standing.host}")
-    if standing.is_kept_here and not is_kept(place):
+    if standing.is_kept_here and not is_kept(home):
         raise ClusterFailed(f"its keeper is gone: `python -m cluster down {config.run}` clears up")
     with connect(standing.address, standing.keys) as client:
         _say_workers(client)
@@ -100,21 +100,21 @@ def _say_workers(client: Client) -> None:
 
 def down(config: Config) -> int:
     """End the cluster that stands in the run, workers first."""
-    place = place_of(config)
-    standing = settled(place)
-    if standing is None and not is_kept(place):
+    home = home_of(config)
+    standing = settled(home)
+    if standing is None and not is_kept(home):
         say(f"{config.run}: no cluster stands, nothing to do")
         return 0
     if standing is None:
-        raise ClusterFailed(f"{config.run}: a cluster is starting; see {place / LOG_NAME}")
+        raise ClusterFailed(f"{config.run}: a cluster is starting; see {home / LOG_NAME}")
     if not standing.is_kept_here:
         _shut_down(standing)
-    elif not is_kept(place):
-        (place / FILE_NAME).unlink(missing_ok=True)
+    elif not is_kept(home):
+        (home / FILE_NAME).unlink(missing_ok=True)
         say(f"the keeper, pid {standing.pid}, was gone; its workers end by themselves")
         return 0
-    elif not stop_keeper(place, standing):
-        raise ClusterFailed(f"pid {standing.pid} does not end; see {place / LOG_NAME}")
+    elif not stop_keeper(home, standing):
+        raise ClusterFailed(f"pid {standing.pid} does not end; see {home / LOG_NAME}")
     say(f"{standing.kind} cluster at {standing.address}: ended")
     return 0
 

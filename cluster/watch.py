@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed import Client
 
-from cluster.asking import GONE, asking, workers_of
+from cluster.client import GONE, asking, workers_of
 from cluster.rules import Rules
 from cluster.settings import num_workers
 from configs.console import counted, say
@@ -116,16 +116,16 @@ class Watch:
         limit_s = max(self._rules.config.stall_s, SLOWEST_TIMES * self._slowest_s)
         if seconds <= limit_s:
             return
-        where = dump_state(self._client, self._rules.place)
+        where = dump_state(self._client, self._rules.home)
         raise ClusterLost(
             f"no task has ended for {seconds:.0f} s (cluster.stall_s): the cluster's state is in "
             f"{where}; run the same command again"
         )
 
 
-def dump_state(client: Client, place: Path) -> Path:
+def dump_state(client: Client, home: Path) -> Path:
     """Write what scheduler and workers know of themselves; returns the file."""
-    place.mkdir(parents=True, exist_ok=True)
-    stem = place / f"stall-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    home.mkdir(parents=True, exist_ok=True)
+    stem = home / f"stall-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
     client.dump_cluster_state(str(stem), format="yaml")
     return stem.with_suffix(".yaml")

@@ -47,7 +47,7 @@ class CodebookTask:
     fingerprint: str
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         return f"{STAGE} {self.name}"
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.events import NOTABLE
 from configs.errors import IntegrityError
 from configs.schema import Config
 from pipeline.pace import Made, Pace, pace
@@ -31,7 +32,6 @@ from shards.verify import stage_logs
 FIT = "fit"
 ONE_RECORD = {CODEBOOK, FIT}  # stages of one task, which no seal closes
 VERBS = {STAGE, CODEBOOK, TOKENIZE, "all"}  # that hold the run
-NOTABLE = {"retry", "killed", "refused", "isolated", "full disk", "failed"}
 
 Event = Mapping[str, Any]
 State = Literal["nobody", "at work", "done", "failed", "gone", "not seen"]

@@ -61,7 +61,7 @@ class ShardTask:
     fatal: tuple[str, ...] = ()  # ids of clips that kill the worker which reads them
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         return f"{STAGE} {self.shard:06d}"
 
 

@@ -11,11 +11,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from distributed import Client
 
+from cluster.events import EventName
 from cluster.launch import OpenClient
 from cluster.report import reported
 from cluster.rules import Bisection, Rules
 from cluster.settings import num_workers
-from cluster.submit import run_tasks
+from cluster.submit import FULL_DISK, run_tasks
 from configs.cluster import ClusterConfig
 from configs.console import Progress, counted, say
 from configs.errors import AudiolexError, IntegrityError, StageFailed, notes_of
@@ -26,14 +27,14 @@ from shards.events import append
 from shards.layout import Layout
 
 SHOWN_FAILURES, MANY_FAILURES = 5, 16
-FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+LASTING = FULL_DISK | {errno.EROFS}  # faults of a disk that the next shard would meet, too
 
 
 class ShardJob(Protocol):
     """A task that makes one shard."""
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         """Stage and shard, as `shard 000012`: what people and Dask call it."""
 
 
@@ -103,13 +104,13 @@ def _rules(stage: Stage[Task], config: ClusterConfig) -> Rules[Task]:
         note=partial(_note, log.layout),
         make_room=room.make,
         bisection=stage.bisection,
-        place=log.layout.cluster,
+        home=log.layout.cluster,
     )
 
 
-def _note(layout: Layout, **event: Any) -> None:
+def _note(layout: Layout, event: EventName, **details: Any) -> None:
     with suppress(OSError):  # a full disk has other things to say
-        append(layout, **event)
+        append(layout, event=event, **details)
 
 
 def _run_waiting(
@@ -118,7 +119,7 @@ def _run_waiting(
     failures: list[tuple[Task, BaseException]] = []
     quarantined = tried = 0
     with Progress(stage.title, len(waiting), "clips") as progress:
-        for outcome in run_tasks(client, stage.function, _by_key(waiting), rules):
+        for outcome in run_tasks(client, stage.function, _by_name(waiting), rules):
             tried += 1
             if outcome.error is not None or outcome.result is None:
                 failures.append((outcome.argument, outcome.error or RuntimeError("no result")))
@@ -134,16 +135,16 @@ def _run_waiting(
         raise _failed(stage.title, failures, tried, len(waiting))
 
 
-def _by_key(tasks: Sequence[Task]) -> dict[str, Task]:
-    """Under the keys that Dask's dashboard shows and groups, as `shard-000012`."""
-    return {task.label.replace(" ", "-"): task for task in tasks}
+def _by_name(tasks: Sequence[Task]) -> dict[str, Task]:
+    """Under the names that Dask's dashboard shows and groups, as `shard-000012`."""
+    return {task.title.replace(" ", "-"): task for task in tasks}
 
 
 def _is_hopeless(failures: Sequence[tuple[Task, BaseException]]) -> bool:
     """Whether the next shards would fail like the last one, or like these many."""
     error = failures[-1][1]
-    is_full = isinstance(error, OSError) and error.errno in FULL_DISK
-    return is_full or isinstance(error, AudiolexError) or len(failures) == MANY_FAILURES
+    is_lasting = isinstance(error, OSError) and error.errno in LASTING
+    return is_lasting or isinstance(error, AudiolexError) or len(failures) == MANY_FAILURES
 
 
 def _failed(
@@ -151,7 +152,7 @@ def _failed(
 ) -> AudiolexError:
     for task, error in failures:
         if isinstance(error, AudiolexError):
-            error.add_note(task.label)
+            error.add_note(task.title)
             return error
     lines = [
         f"  {_where(task, error)}: {type(error).__name__}: {error}"
@@ -165,4 +166,4 @@ def _failed(
 
 def _where(task: ShardJob, error: BaseException) -> str:
     """The shard, and the clip if the error knows it."""
-    return ", ".join([task.label, *notes_of(error)])
+    return ", ".join([task.title, *notes_of(error)])

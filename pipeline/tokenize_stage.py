@@ -46,7 +46,7 @@ class TokenizeTask:
         return self.source.shard
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         return f"{STAGE} {self.name} {self.shard:06d}"
 
 

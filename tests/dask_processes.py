@@ -16,6 +16,7 @@ import psutil
 
 from cluster.tls import Keys
 from tests.commands import ROOT
+from tests.processes import dask_workers, family
 
 LIMIT_S = 60.0
 QUICK = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s"}
@@ -39,18 +40,7 @@ class Started:
     @property
     def workers(self) -> list[psutil.Process]:
         """The worker processes below a nanny."""
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.process.pid).children(recursive=True)
-            return [child for child in children if "spawn_main" in " ".join(_words(child))]
-        return []
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        words: list[str] = process.cmdline()
-    except psutil.Error:
-        return []
-    return words
+        return dask_workers(family(self.process.pid)[1:])
 
 
 @contextmanager
@@ -65,16 +55,14 @@ def started(words: Sequence[str], log: Path, **env: str) -> Iterator[Started]:
             stderr=file,
             start_new_session=True,
         )
-    family: dict[int, psutil.Process] = {}
     try:
         yield Started(process, log)
     finally:
-        with suppress(psutil.NoSuchProcess):
-            family = {p.pid: p for p in psutil.Process(process.pid).children(recursive=True)}
+        below = family(process.pid)[1:]
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(20)
-        for left in (*family.values(), process):
+        for left in (*below, process):
             with suppress(psutil.NoSuchProcess, ProcessLookupError):
                 left.kill()
         process.wait(20)

@@ -6,9 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from configs.cluster import ClusterConfig
 from tests.commands import ROOT
 from tests.fakes import batch_system
 from tests.fakes.ssh_server import HOST, ssh_server
+from tests.processes import dask_workers, family, is_at_work, of_groups, wait_until
 
 NUM_WORKERS = 2
 START_LIMIT_S = 120.0
@@ -35,38 +35,12 @@ class Place:
 
     def processes(self, driver: int) -> list[psutil.Process]:
         """What runs of it: the driver, what is below that, and its groups."""
-        groups = set(self.groups())
-        found = {process.pid: process for process in family(driver)}
-        for process in psutil.process_iter():
-            with suppress(ProcessLookupError):
-                if os.getpgid(process.pid) in groups:
-                    found[process.pid] = process
-        return [process for process in found.values() if is_at_work(process)]
+        found = [*family(driver), *of_groups(set(self.groups()))]
+        return [process for process in dict.fromkeys(found) if is_at_work(process)]
 
     def workers(self, driver: int) -> list[psutil.Process]:
         """Dask's worker processes, which nannies start."""
-        return [found for found in self.processes(driver) if "spawn_main" in command_of(found)]
-
-
-def family(pid: int) -> list[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    return []
-
-
-def command_of(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
-
-
-def is_at_work(process: psutil.Process) -> bool:
-    """Alive, and not Python's own tracker, which stays until the end."""
-    with suppress(psutil.NoSuchProcess):
-        is_dead = process.status() == psutil.STATUS_ZOMBIE
-        return not is_dead and "resource_tracker" not in command_of(process)
-    return False
+        return dask_workers(self.processes(driver))
 
 
 @contextmanager
@@ -87,7 +61,7 @@ def address(directory: Path) -> Iterator[Place]:
     workers = ["--nworkers", str(NUM_WORKERS), "--nthreads", "1", "--death-timeout", "30"]
     started = [start("dask_scheduler", *where, "--port", "0")]
     try:
-        wait_for(file.exists, "the scheduler's file")
+        wait_until(file.exists, "the scheduler's file", START_LIMIT_S)
         started.append(start("dask_worker", *where, *workers))
         scheduler = ClusterConfig().address.model_dump() | {"scheduler": address_in(file)}
         config = {"kind": "address", "address": scheduler}
@@ -152,13 +126,6 @@ def on_fake_system(kind: str, directory: Path) -> Iterator[Place]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def wait_for(is_so: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline_s, f"{what}: not within {limit_s:g} s"
-        time.sleep(0.01)
 
 
 PLACES: dict[str, Callable[[Path], AbstractContextManager[Place]]] = {

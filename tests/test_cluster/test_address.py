@@ -5,22 +5,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from cluster.tls import Keys, make_keys
+from cluster.tls import Keys
 from tests.commands import ROOT, command, run, succeed
 from tests.dask_processes import QUICK, Started, scheduler, worker
+from tests.processes import is_at_work, wait_until
 from tests.torture.job import committed, small_job
 from tests.torture.trials import tree_hash
 
@@ -61,13 +60,6 @@ def driver(config: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def wait_until(is_so: Callable[[], Any], what: str, limit_s: float = 60.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.02)
-
-
 def at(address: str, keys: Keys | None = None) -> list[str]:
     words = ["cluster.kind=address", f"cluster.address.scheduler={address}"]
     if keys is not None:
@@ -86,7 +78,7 @@ def test_a_lost_scheduler_ends_the_driver_and_the_same_command_goes_on(
     run_directory = tmp_path / "run"
     with scheduler(tmp_path) as (process, address), worker(tmp_path, address, "a"):
         with driver(config, f"run={run_directory}", *at(address)) as job:
-            wait_until(lambda: len(committed(run_directory)) >= 2, "no shard came")
+            wait_until(lambda: len(committed(run_directory)) >= 2, "a shard")
             process.process.kill()
             lost_s = time.monotonic()
             code, said = ended(job)
@@ -98,7 +90,7 @@ def test_a_lost_scheduler_ends_the_driver_and_the_same_command_goes_on(
     again_s = time.monotonic()
     with scheduler(tmp_path) as (_, address), worker(tmp_path, address, "b"):
         with driver(config, f"run={run_directory}", *at(address)) as job:
-            wait_until(lambda: len(committed(run_directory)) > len(before), "no work was done")
+            wait_until(lambda: len(committed(run_directory)) > len(before), "work")
             assert time.monotonic() - again_s < 60
             code, said = ended(job)
         assert code == 0, said
@@ -112,7 +104,7 @@ def test_a_lost_driver_leaves_nothing_that_stops_the_next(
     run_directory = tmp_path / "run"
     with scheduler(tmp_path) as (_, address), worker(tmp_path, address, "a") as slow:
         with driver(config, f"run={run_directory}", *at(address)) as job:
-            wait_until(lambda: len(committed(run_directory)) >= 2, "no shard came")
+            wait_until(lambda: len(committed(run_directory)) >= 2, "a shard")
             slow.workers[0].suspend()  # or the job would be done before the second one begins
             second = run("pipeline", "shard", config, f"run={run_directory}", *at(address))
             assert (second.returncode, f"pid {job.pid} on" in second.stderr) == (1, True)
@@ -137,7 +129,7 @@ def test_a_worker_that_is_told_to_go_or_killed_loses_nothing(
         worker(tmp_path, address, "goes") as goes,
         driver(config, f"run={run_directory}", *at(address)) as job,
     ):
-        wait_until(lambda: len(committed(run_directory)) >= 2, "no shard came")
+        wait_until(lambda: len(committed(run_directory)) >= 2, "a shard")
         end(goes, whom)
         code, said = ended(job)
     assert code == 0, said
@@ -154,65 +146,6 @@ def end(started: Started, whom: str) -> None:
         os.killpg(started.process.pid, signal.SIGKILL)
 
 
-# --- two hosts -------------------------------------------------------------------------------
-
-NAMESPACE, LINK = f"lex{os.getpid() % 10_000}", f"lx{os.getpid() % 10_000}"
-HERE, THERE = "10.231.7.1", "10.231.7.2"
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-@pytest.fixture
-def other_host() -> Iterator[Sequence[str]]:
-    """A network namespace with one link to this one; the words that run a command in it."""
-    if shutil.which("ip") is None or os.geteuid() != 0:
-        pytest.skip("needs `ip` (iproute2) and root")
-    try:
-        ip("netns", "add", NAMESPACE)
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"this machine makes no network namespaces: {error.stderr!r}")
-    try:
-        ip("link", "add", f"{LINK}a", "type", "veth", "peer", "name", f"{LINK}b")
-        ip("link", "set", f"{LINK}b", "netns", NAMESPACE)
-        ip("addr", "add", f"{HERE}/30", "dev", f"{LINK}a")
-        ip("link", "set", f"{LINK}a", "up")
-        ip("-n", NAMESPACE, "addr", "add", f"{THERE}/30", "dev", f"{LINK}b")
-        ip("-n", NAMESPACE, "link", "set", f"{LINK}b", "up")
-        ip("-n", NAMESPACE, "link", "set", "lo", "up")
-        yield ["ip", "netns", "exec", NAMESPACE]
-    finally:
-        ip("netns", "del", NAMESPACE)
-        subprocess.run(["ip", "link", "del", f"{LINK}a"], capture_output=True, check=False)
-
-
-def test_a_link_that_is_cut_for_a_while(
-    config: Path, expected: str, tmp_path: Path, other_host: Sequence[str]
-) -> None:
-    keys, run_directory = make_keys(tmp_path / "keys"), tmp_path / "run"
-    with (
-        scheduler(tmp_path, keys, host=HERE) as (_, address),
-        worker(tmp_path, address, "near", keys),
-        worker(tmp_path, address, "far", keys, prefix=other_host),
-        driver(config, f"run={run_directory}", *at(address, keys)) as job,
-    ):
-        wait_until(lambda: names_at_work(run_directory) == {"near", "far"}, "they never worked")
-        ip("-n", NAMESPACE, "link", "set", f"{LINK}b", "down")
-        time.sleep(10)  # the time-to-live of a worker is 6 s
-        ip("-n", NAMESPACE, "link", "set", f"{LINK}b", "up")
-        code, said = ended(job)
-    assert code == 0, said
-    assert tree_hash(run_directory) == expected
-
-
-def names_at_work(run_directory: Path) -> set[str]:
-    path = run_directory / "events.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    events = [json.loads(line) for line in lines if line.endswith("}")]
-    return {event["name"] for event in events if event.get("event") == "start"}
-
-
 # --- a cluster that stands -------------------------------------------------------------------
 
 
@@ -220,14 +153,6 @@ def keeper_family(run_directory: Path) -> list[psutil.Process]:
     standing = json.loads((run_directory / "cluster/standing.json").read_text())
     keeper = psutil.Process(standing["pid"])
     return [keeper, *keeper.children(recursive=True)]
-
-
-def is_at_work(process: psutil.Process) -> bool:
-    """Runs; one that has ended may wait for whoever inherited it."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_a_cluster_outlives_the_command_that_made_it(

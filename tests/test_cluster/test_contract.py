@@ -15,7 +15,8 @@ from configs.load import merge
 from shards.layout import Layout
 from tests.commands import ROOT, command, succeed, write_config
 from tests.conftest import tiny_tree
-from tests.fakes.places import PLACES, Place, is_at_work, wait_for
+from tests.fakes.places import PLACES, Place
+from tests.processes import is_at_work, wait_until
 from tests.torture.trials import tree_hash
 
 MIN_SHARDS = 20
@@ -84,7 +85,7 @@ def test_a_killed_worker_changes_nothing(
 ) -> None:
     run = tmp_path / "a run"
     with driving(config_of(made_clips, run, place)) as driver:
-        wait_for(lambda: len(commits(run)) >= COMMITS_BEFORE_THE_KILL, "commits", RUN_LIMIT_S)
+        wait_until(lambda: len(commits(run)) >= COMMITS_BEFORE_THE_KILL, "commits", RUN_LIMIT_S)
         victims = place.workers(driver.pid)[:1]
         for victim in victims:
             victim.kill()
@@ -96,4 +97,4 @@ def test_a_killed_worker_changes_nothing(
     assert len(commits(run)) == NUM_SHARDS
     assert tree_hash(run) == expected
     ours = [*seen, *place.processes(driver.pid)] if place.is_ours else victims
-    wait_for(lambda: not any(map(is_at_work, ours)), "the end of every process", END_LIMIT_S)
+    wait_until(lambda: not any(map(is_at_work, ours)), "the end of every process", END_LIMIT_S)

@@ -318,7 +318,7 @@ def test_tasks_go_to_the_workers_that_have_what_they_want(tmp_path: Path) -> Non
 
 def test_a_job_that_stands_still_writes_down_its_state_and_ends(tmp_path: Path) -> None:
     with workers(tmp_path, 1) as client:
-        rules = Rules[str](config=ClusterConfig(stall_s=2.0), place=tmp_path / "cluster")
+        rules = Rules[str](config=ClusterConfig(stall_s=2.0), home=tmp_path / "cluster")
         with pytest.raises(ClusterLost, match="no task has ended for") as caught:
             list(run_tasks(client, partial(sleepy, tmp_path, 60), names(2), rules))
     (dump,) = (tmp_path / "cluster").glob("stall-*.yaml")

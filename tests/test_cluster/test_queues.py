@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from distributed import Client
 
@@ -20,7 +19,8 @@ from configs.cluster import ClusterConfig
 from configs.errors import ClusterFailed, InputError
 from tests.commands import ROOT
 from tests.fakes import batch_system
-from tests.fakes.places import Place, is_at_work, on_fake_system, wait_for
+from tests.fakes.places import Place, on_fake_system
+from tests.processes import of_groups, wait_until
 
 KINDS = ("slurm", "pbs")
 SOON_S = 40.0
@@ -49,34 +49,22 @@ def num_workers(client: Client) -> int:
     return len(client.scheduler_info(n_workers=-1)["workers"])
 
 
-def alive(groups: list[int]) -> list[psutil.Process]:
-    """All that runs of some jobs."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getpgid(process.pid) in groups and is_at_work(process):
-                found.append(process)
-        except ProcessLookupError:
-            continue
-    return found
-
-
 @pytest.mark.slow
 def test_a_lost_job_is_replaced(system: Place, tmp_path: Path, workers_per_job: int) -> None:
     config = config_in(system, workers_per_job)
     with open_client(config, tmp_path / "a place") as opened:
         client = opened()
         assert client is not None
-        wait_for(lambda: num_workers(client) == 2, "workers", SOON_S)
+        wait_until(lambda: num_workers(client) == 2, "workers", SOON_S)
         before = system.groups()
         assert len(before) == 2 // workers_per_job
         os.killpg(before[0], signal.SIGKILL)
-        wait_for(lambda: len(system.groups()) == len(before) + 1, "another job", SOON_S)
-        wait_for(lambda: num_workers(client) == 2, "its workers", SOON_S)
+        wait_until(lambda: len(system.groups()) == len(before) + 1, "another job", SOON_S)
+        wait_until(lambda: num_workers(client) == 2, "its workers", SOON_S)
         time.sleep(3)  # looks at idle workers
         assert num_workers(client) == 2
         assert len(system.groups()) == len(before) + 1
-    wait_for(lambda: not alive(system.groups()), "the end of all jobs", SOON_S)
+    wait_until(lambda: not of_groups(system.groups()), "the end of all jobs", SOON_S)
     assert not list((tmp_path / "a place").glob("keys-*"))
     assert list((tmp_path / "a place" / "logs").iterdir())
 
@@ -85,16 +73,16 @@ def test_a_lost_job_is_replaced(system: Place, tmp_path: Path, workers_per_job: 
 def test_a_job_that_dies_before_its_worker_comes_is_replaced(
     system: Place, tmp_path: Path, workers_per_job: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.kept.ASK_EVERY_S", 2.0)
+    monkeypatch.setattr("cluster.replacement.ASK_EVERY_S", 2.0)
     with open_client(config_in(system, workers_per_job), tmp_path / "a place") as opened:
         client = opened()
         assert client is not None
         before = system.groups()
         assert num_workers(client) == 0
         os.killpg(before[0], signal.SIGKILL)
-        wait_for(lambda: num_workers(client) == 2, "workers", SOON_S)
+        wait_until(lambda: num_workers(client) == 2, "workers", SOON_S)
         assert len(system.groups()) == len(before) + 1
-    wait_for(lambda: not alive(system.groups()), "the end of all jobs", SOON_S)
+    wait_until(lambda: not of_groups(system.groups()), "the end of all jobs", SOON_S)
 
 
 DRIVER = """
@@ -118,7 +106,7 @@ def test_jobs_end_after_a_driver_that_was_killed(system: Place, tmp_path: Path) 
         while "ready" not in (line := driver.stdout.readline()):
             assert line
         driver.kill()
-    wait_for(lambda: not alive(system.groups()), "the end of all jobs", 90)
+    wait_until(lambda: not of_groups(system.groups()), "the end of all jobs", 90)
 
 
 def failing(directory: Path, name: str) -> Callable[[], str]:

@@ -20,7 +20,8 @@ from cluster.training import AGAIN
 from configs.schema import Config
 from tests.commands import ROOT, succeed, write_config
 from tests.fakes import batch_system
-from tests.fakes.places import Place, on_fake_system, wait_for
+from tests.fakes.places import Place, on_fake_system
+from tests.processes import wait_until
 
 KINDS = ("inline", "local", "address", "ssh", "slurm", "pbs")
 BATCH = ("slurm", "pbs")
@@ -78,13 +79,13 @@ def test_the_command_prints_it(tmp_path: Path) -> None:
 def test_a_workers_job_is_the_one_that_is_submitted(tmp_path: Path) -> None:
     """As the fake keeps it, but for the names that only a run knows."""
     from cluster.launch import open_client
-    from cluster.verbs import place_of
+    from cluster.verbs import home_of
 
     over = {"interface": "lo", "workers_per_job": 2}
     config = config_of(tmp_path, "slurm", slurm=over, workers=2)
     with (
         on_fake_system("slurm", tmp_path),
-        open_client(config.cluster, place_of(config)) as opened,
+        open_client(config.cluster, home_of(config)) as opened,
     ):
         opened()
         submitted = Path(os.environ[batch_system.STATE], "1.sh").read_text().splitlines()
@@ -192,7 +193,7 @@ def test_training_goes_again_after_75_only(
     monkeypatch.setenv("CODE", str(code))
     kind = submit(system, tmp_path)
     runs = 2 if kind == "pbs" and code == 75 else 1
-    wait_for(lambda: len(system.groups()) >= runs and is_over(system), "the end of the job", 20)
+    wait_until(lambda: len(system.groups()) >= runs and is_over(system), "the end of the job", 20)
     assert len(system.groups()) == runs
     assert ("requeue 1" in asked(tmp_path)) == (kind == "slurm" and code == 75)
     who = {"slurm": ("1", "node1"), "pbs": ("1.here", "here")}[kind]
@@ -206,10 +207,10 @@ def test_a_warning_reaches_torchrun_and_brings_another_run(
     monkeypatch.setenv("CODE", "0")
     monkeypatch.setenv("WAIT", " ".join(map(str, range(100))))
     submit(system, tmp_path)
-    wait_for((tmp_path / "begun").exists, "torchrun", 20)
+    wait_until((tmp_path / "begun").exists, "torchrun", 20)
     [shell] = system.groups()
     os.kill(shell, signal.SIGTERM)  # as --signal=B: does, to the batch shell only
-    wait_for(lambda: is_over(system), "the end of the job", 20)
+    wait_until(lambda: is_over(system), "the end of the job", 20)
     assert "requeue 1" in asked(tmp_path)
 
 

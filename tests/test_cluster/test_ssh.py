@@ -17,7 +17,8 @@ from cluster.ssh import connect_options, python_command
 from configs.cluster import ClusterConfig, SshSection
 from configs.errors import ClusterFailed, InputError
 from tests.commands import ROOT
-from tests.fakes.places import Place, command_of, is_at_work, ssh, wait_for
+from tests.fakes.places import Place, ssh
+from tests.processes import command_of, is_at_work, wait_until
 
 ORPHANED = {"audiolex": {"orphaned-after": "2s"}}
 QUICK = {"distributed": {"comm": {"timeouts": {"connect": "3s"}}}}
@@ -148,7 +149,7 @@ def test_hosts_are_left_alone_after_a_driver_that_was_killed(place: Place, tmp_p
         started = on_hosts(place)
         assert len(place.workers(0)) == 2
         driver.kill()
-    wait_for(lambda: not any(map(is_at_work, started)), "the end on all hosts", 60)
+    wait_until(lambda: not any(map(is_at_work, started)), "the end on all hosts", 60)
 
 
 @pytest.mark.slow
@@ -161,7 +162,7 @@ def test_a_lost_scheduler_does_not_keep_the_driver(place: Place, tmp_path: Path)
         _, printed = driver.communicate("go\n", timeout=60)
     assert driver.returncode == 0, printed
     assert "Traceback" not in printed
-    wait_for(lambda: not any(map(is_at_work, started)), "the end on all hosts", 90)
+    wait_until(lambda: not any(map(is_at_work, started)), "the end on all hosts", 90)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
-from cluster.address import connect
+from cluster.client import connect
 from cluster.launch import open_client
 from cluster.submit import run_tasks
 from cluster.tls import Keys, cluster_keys, make_keys, require_safe
@@ -63,7 +63,7 @@ def test_a_client_of_another_authority_is_refused(address: str, strangers: Keys)
 def test_a_refused_client_is_told_in_one_line(
     address: str, strangers: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.address.CONNECT_LIMIT_S", 3)
+    monkeypatch.setattr("cluster.client.CONNECT_LIMIT_S", 3)
     with pytest.raises(ClusterFailed, match=f"no scheduler answers at {address}"):
         connect(address, strangers)
     with pytest.raises(InputError, match="wants certificates"):

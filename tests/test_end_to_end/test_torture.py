@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.torture import cluster, ingest
+from tests.torture.hosts import NotHere
 
 pytestmark = pytest.mark.slow
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -47,10 +50,39 @@ def test_broken_files_beside_good_ones_are_all_named(tmp_path: Path) -> None:
 def test_a_lost_worker_scheduler_or_driver_changes_nothing(tmp_path: Path) -> None:
     report = cluster.kills(tmp_path, runs=3, seed=14)
     assert report["trees"] == 1
-    assert sum(report["lost"].values()) >= 2
+    assert sum(report["lost_at_work"].values()) >= 2
+
+
+def test_a_node_lost_or_frozen_or_told_to_go_changes_nothing(tmp_path: Path) -> None:
+    report = cluster.losses(tmp_path, runs=4, seed=16)
+    assert report["trees"] == 1
+    assert sum(report["lost_at_work"].values()) >= 2
 
 
 def test_jobs_of_a_batch_system_are_killed_and_replaced(tmp_path: Path) -> None:
     report = cluster.jobs(tmp_path, rounds=1, kills=2, seed=15)
     assert report["jobs_killed"] > 0
     assert report["jobs_submitted"] > report["jobs_killed"]
+
+
+def test_a_full_disk_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None:
+    with skipping_what_is_not_here():
+        report = cluster.disk(tmp_path, rounds=2, seed=17)
+        assert report["waited"] == 2
+
+
+def test_a_link_that_is_cut_for_a_while_changes_nothing(tmp_path: Path) -> None:
+    with skipping_what_is_not_here():
+        assert cluster.link(tmp_path, rounds=1, seed=18)["cut_s"] > 0
+
+
+def test_a_clip_that_kills_its_worker_becomes_one_row(tmp_path: Path) -> None:
+    assert cluster.poison(tmp_path, rounds=1, seed=19)["lost"] == 0
+
+
+@contextmanager
+def skipping_what_is_not_here() -> Iterator[None]:
+    try:
+        yield
+    except NotHere as error:
+        pytest.skip(str(error))

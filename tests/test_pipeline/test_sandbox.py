@@ -15,7 +15,8 @@ from configs.errors import DecoderLost
 from pipeline.audio.refusal import ClipRefused
 from pipeline.audio.sandbox import MAX_KILLS, ROOT, Sandbox
 from tests.broken import encoded, samples
-from tests.workshop import EVIL, GOOD, Workshop, ask, is_alive, pid_of, wait_until
+from tests.processes import wait_until
+from tests.workshop import EVIL, GOOD, Workshop, ask, is_alive, pid_of
 
 # --- deaths --------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ class Task:
     shard: int
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         return f"shard {self.shard:06d}"
 
 

@@ -24,7 +24,7 @@ from pipeline.watch import QUIET_S, Patience
 from shards.layout import Layout
 from tests.commands import ROOT, command, write_config
 from tests.conftest import tiny_tree
-from tests.workshop import wait_until
+from tests.processes import wait_until
 
 NUM_SHARDS = 16
 LIMIT_S = 90.0
@@ -110,15 +110,15 @@ def test_a_run_is_watched_from_before_its_birth_over_a_kill_to_its_end(
     job: Path, watch: Watch, tmp_path: Path
 ) -> None:
     watcher = watch(job)
-    wait_until(lambda: "nothing made yet" in watcher.said, LIMIT_S)
+    wait_until(lambda: "nothing made yet" in watcher.said, limit_s=LIMIT_S)
     records = tmp_path / "run" / "commits" / "shard" / "default"
     with driver(job) as first:
-        wait_until(lambda: len(list(records.glob("0*.json"))) > 2, LIMIT_S)
+        wait_until(lambda: len(list(records.glob("0*.json"))) > 2, limit_s=LIMIT_S)
         first.send_signal(signal.SIGSTOP)  # so that it is seen at work, fast as it is
-        wait_until(lambda: f"pid {first.pid} on" in watcher.said, LIMIT_S)
-        wait_until(lambda: "clips/s" in watcher.said, LIMIT_S)
+        wait_until(lambda: f"pid {first.pid} on" in watcher.said, limit_s=LIMIT_S)
+        wait_until(lambda: "clips/s" in watcher.said, limit_s=LIMIT_S)
         first.kill()
-    wait_until(lambda: "is gone: run the same command again" in watcher.said, LIMIT_S)
+    wait_until(lambda: "is gone: run the same command again" in watcher.said, limit_s=LIMIT_S)
     assert watcher.process.poll() is None
     with driver(job) as second:
         said = watcher.ends()
@@ -145,7 +145,7 @@ def test_ctrl_c_ends_it_well_while_it_imports_and_while_it_waits(
 ) -> None:
     watcher = watch(job)
     maps = Path(f"/proc/{watcher.process.pid}/maps")
-    wait_until(lambda: until in maps.read_text() + watcher.said, LIMIT_S)
+    wait_until(lambda: until in maps.read_text() + watcher.said, limit_s=LIMIT_S)
     began_s = time.monotonic()
     watcher.interrupt()
     assert time.monotonic() - began_s < 5
@@ -156,9 +156,9 @@ def test_a_run_that_vanishes_is_waited_for(made: Path, watch: Watch, tmp_path: P
     seal = next(run.glob("seals/tokenize-*.json"))
     seal.unlink()
     watcher = watch(made)
-    wait_until(lambda: "not sealed yet" in watcher.said, LIMIT_S)
+    wait_until(lambda: "not sealed yet" in watcher.said, limit_s=LIMIT_S)
     shutil.rmtree(run)
-    wait_until(lambda: "nothing made yet" in watcher.said, LIMIT_S)
+    wait_until(lambda: "nothing made yet" in watcher.said, limit_s=LIMIT_S)
     watcher.interrupt()
 
 
@@ -167,7 +167,7 @@ def test_half_a_plan_is_trouble_that_passes(made: Path, watch: Watch, tmp_path: 
     data = plan.read_bytes()
     plan.write_bytes(data[:50])
     watcher = watch(made)
-    wait_until(lambda: "cannot be read now" in watcher.said, LIMIT_S)
+    wait_until(lambda: "cannot be read now" in watcher.said, limit_s=LIMIT_S)
     plan.write_bytes(data)
     assert "tokenize: 8 of 8 committed, sealed" in watcher.ends()
 
@@ -198,7 +198,7 @@ def test_on_a_terminal_a_picture_is_drawn_again_and_again(
     data, seen = seal.read_bytes(), bytearray()
     seal.unlink()
     watcher = watch(made, terminal[1])
-    wait_until(lambda: read(terminal[0], seen).count("8/8") >= 4, LIMIT_S)
+    wait_until(lambda: read(terminal[0], seen).count("8/8") >= 4, limit_s=LIMIT_S)
     seal.write_bytes(data)
     watcher.ends()
     said = read(terminal[0], seen)
@@ -211,7 +211,7 @@ def test_on_a_terminal_a_picture_is_drawn_again_and_again(
 def test_ctrl_c_on_a_terminal(job: Path, watch: Watch, terminal: tuple[int, int]) -> None:
     seen = bytearray()
     watcher = watch(job, terminal[1])
-    wait_until(lambda: "nothing made yet" in read(terminal[0], seen), LIMIT_S)
+    wait_until(lambda: "nothing made yet" in read(terminal[0], seen), limit_s=LIMIT_S)
     os.write(terminal[0], b"\x03")
     watcher.ends()
     said = read(terminal[0], seen)

@@ -18,6 +18,7 @@ from shards.plan import load as load_plan
 from shards.verify import verify
 from tests.broken import corpus
 from tests.commands import ROOT
+from tests.processes import dask_workers, family
 from tests.torture import trials
 from tests.torture.job import Report, fresh, index_of, small_job
 
@@ -118,7 +119,7 @@ def _run_with_worker_kills(config: Path, rng: random.Random, most: int) -> int:
         process = fresh(config, [], "")
         while process.poll() is None:
             time.sleep(rng.uniform(0.5, 1.5))
-            workers = trials.workers_of(process.pid)
+            workers = dask_workers(family(process.pid))
             if workers and killed < most:
                 rng.choice(workers).kill()
                 killed += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.processes import family
 from tests.torture import trials
 from tests.torture.job import Report, committed, fresh, small_job
 
@@ -40,8 +41,8 @@ def _measured(config: Path, num_clips: int) -> tuple[float, float]:
     cpu_s = peak_mib = 0.0
     while process.poll() is None:
         done = len(committed(run))
-        family = [process.pid, *(child.pid for child in trials.children_of(process.pid))]
-        usage = [usage for pid in family if (usage := trials.usage(pid)) is not None]
+        pids = [member.pid for member in family(process.pid)]
+        usage = [usage for pid in pids if (usage := trials.usage(pid)) is not None]
         cpu_s = max(cpu_s, sum(cpu for cpu, _ in usage))
         peak_mib = max(peak_mib, sum(peak for _, peak in usage))
         if done and first is None:

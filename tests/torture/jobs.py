@@ -19,7 +19,7 @@ import psutil
 from pipeline.synth import write_set
 from tests.commands import ROOT
 from tests.fakes import batch_system
-from tests.fakes.places import is_at_work
+from tests.processes import of_groups, wait_until
 from tests.torture.job import Report
 from tests.torture.trials import tree_hash
 
@@ -45,8 +45,7 @@ def jobs(directory: Path, *, rounds: int = 10, kills: int = 4, seed: int = 22) -
         assert process.returncode == 0, said
         assert "Traceback" not in said, said
         assert tree_hash(place) == expected, f"round {number}: another tree"
-        submitted += len(batch_system.groups(Path(env[batch_system.STATE])))
-        _require_the_end(batch_system.groups(Path(env[batch_system.STATE])))
+        submitted += _ended(batch_system.groups(Path(env[batch_system.STATE])))
         shutil.rmtree(place)
     return {"rounds": rounds, "trees": 1, "jobs_killed": killed, "jobs_submitted": submitted}
 
@@ -104,16 +103,7 @@ def _kill_jobs(process: subprocess.Popen[str], state: Path, rng: random.Random, 
     return len(killed)
 
 
-def _require_the_end(groups: Sequence[int]) -> None:
-    deadline_s = time.monotonic() + END_LIMIT_S
-    while _at_work(groups):
-        assert time.monotonic() < deadline_s, "a job was left behind"
-        time.sleep(0.1)
-
-
-def _at_work(groups: Sequence[int]) -> bool:
-    for process in psutil.process_iter():
-        with suppress(ProcessLookupError):
-            if os.getpgid(process.pid) in groups and is_at_work(process):
-                return True
-    return False
+def _ended(groups: Sequence[int]) -> int:
+    """Wait for the end of all jobs; returns how many there were."""
+    wait_until(lambda: not of_groups(groups), "the end of every job", END_LIMIT_S)
+    return len(groups)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import psutil
@@ -23,7 +26,8 @@ from tests.torture.trials import tree_hash
 ESC10 = ROOT / "../shared/data/esc10"
 WORKERS = 2
 MOST_AGAIN = 6
-LIMIT_S = 300.0
+LIMIT_S, END_LIMIT_S = 300.0, 30.0
+MOST_FROZEN_S = 15.0  # the time-to-live of a worker is 6 s
 AGAIN = {0, 75, -signal.SIGKILL}  # how a driver may end that lost something
 NOBODY = "error: no scheduler answers"  # one that it had not yet found
 
@@ -32,66 +36,146 @@ class Cluster:
     """A scheduler and two workers; what has died is started again when it is asked for."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self._directory = directory
         self._stack = ExitStack()
-        self.scheduler: Started | None = None
-        self.workers: list[Started] = []
-        self.address = ""
-        self.starts = 0
+        self._scheduler: Started | None = None
+        self._workers: list[Started] = []
+        self._address = ""
+        self.starts: Counter[str] = Counter()
 
     def ready(self) -> str:
         """The address, of a cluster that is whole."""
-        if self.scheduler is None or self.scheduler.process.poll() is not None:
+        if self._scheduler is None or self._scheduler.process.poll() is not None:
             self.close()
-            self.starts += 1
-            place = self.directory / f"cluster{self.starts}"
-            place.mkdir()
-            self.scheduler, self.address = self._stack.enter_context(scheduler(place))
-            self.workers = [
-                self._stack.enter_context(worker(place, self.address, f"w{number}"))
-                for number in range(WORKERS)
-            ]
-        return self.address
+            started = scheduler(self._place("scheduler"))
+            self._scheduler, self._address = self._stack.enter_context(started)
+        self._workers = [nanny for nanny in self._workers if nanny.process.poll() is None]
+        while len(self._workers) < WORKERS:
+            place = self._place("worker")
+            started = worker(place, self._address, place.name)
+            self._workers.append(self._stack.enter_context(started))
+        return self._address
 
-    def lose(self, whom: str, rng: random.Random) -> bool:
-        """SIGKILL the scheduler, or a worker; False where it was between two lives."""
-        victim: psutil.Process | None = None
-        if whom == "scheduler" and self.scheduler is not None:
-            victim = psutil.Process(self.scheduler.process.pid)
-        elif alive := [process for nanny in self.workers for process in nanny.workers]:
-            victim = rng.choice(alive)
-        if victim is None:
-            return False
-        victim.kill()
-        if whom == "scheduler" and self.scheduler is not None:
-            self.scheduler.process.wait(20)
-        return True
+    def _place(self, of: str) -> Path:
+        self.starts[of] += 1
+        place = self._directory / f"{of}{self.starts[of]}"
+        place.mkdir()
+        return place
+
+    def scheduler(self) -> psutil.Process:
+        assert self._scheduler is not None
+        return psutil.Process(self._scheduler.process.pid)
+
+    def nanny(self, rng: random.Random) -> psutil.Process:
+        return psutil.Process(rng.choice(self._workers).process.pid)
+
+    def worker(self, rng: random.Random) -> psutil.Process | None:
+        """One of them, or None where all are between two lives."""
+        alive = [process for nanny in self._workers for process in nanny.workers]
+        return rng.choice(alive) if alive else None
 
     def close(self) -> None:
         self._stack.close()
-        self.scheduler = None
+        self._scheduler, self._workers = None, []
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A job at work: who may be lost, and chance."""
+
+    cluster: Cluster
+    driver: subprocess.Popen[bytes]
+    rng: random.Random
+
+
+def _kill_worker(trial: Trial) -> None:
+    victim = trial.cluster.worker(trial.rng)
+    if victim is not None:
+        victim.kill()
+
+
+def _kill_node(trial: Trial) -> None:
+    """A nanny and its worker at once."""
+    nanny = trial.cluster.nanny(trial.rng)
+    os.killpg(nanny.pid, signal.SIGKILL)
+    nanny.wait(END_LIMIT_S)
+
+
+def _freeze_worker(trial: Trial) -> None:
+    """Longer or shorter than the scheduler waits for a sign of life; thawed then."""
+    victim = trial.cluster.worker(trial.rng)
+    if victim is not None:
+        with suppress(psutil.NoSuchProcess):
+            victim.suspend()
+            time.sleep(trial.rng.uniform(1.0, MOST_FROZEN_S))
+            victim.resume()
+
+
+def _tell_worker(trial: Trial) -> None:
+    """What a batch system does before it takes the node."""
+    nanny = trial.cluster.nanny(trial.rng)
+    nanny.terminate()
+    nanny.wait(END_LIMIT_S)
+
+
+def _kill_scheduler(trial: Trial) -> None:
+    victim = trial.cluster.scheduler()
+    victim.kill()
+    victim.wait(END_LIMIT_S)
+
+
+def _kill_driver(trial: Trial) -> None:
+    trial.driver.kill()
+
+
+def _tell_driver(trial: Trial) -> None:
+    trial.driver.terminate()
+
+
+KILLS: Mapping[str, Callable[[Trial], None]] = {
+    "worker": _kill_worker,
+    "scheduler": _kill_scheduler,
+    "driver": _kill_driver,
+}
+LOSSES: Mapping[str, Callable[[Trial], None]] = {
+    "node": _kill_node,
+    "frozen worker": _freeze_worker,
+    "worker told to go": _tell_worker,
+    "driver told to go": _tell_driver,
+}
 
 
 def kills(directory: Path, *, runs: int = 50, seed: int = 21) -> Report:
-    """Runs of `pipeline all`, each with one loss at a random moment, each to the same tree."""
+    """Runs of `pipeline all`, each with a worker, the scheduler or the driver killed at a random
+    moment, each to the same tree."""
+    return _trials(directory, KILLS, runs, seed)
+
+
+def losses(directory: Path, *, runs: int = 24, seed: int = 26) -> Report:
+    """The same with nodes that fail, workers that freeze and thaw, and what is told to go."""
+    return _trials(directory, LOSSES, runs, seed)
+
+
+def _trials(
+    directory: Path, ways: Mapping[str, Callable[[Trial], None]], runs: int, seed: int
+) -> Report:
     rng = random.Random(seed)
     config, overrides = _job(directory)
     expected, took_s = _reference(config, overrides, directory)
-    cluster, lost, trees = Cluster(directory), Counter[str](), {expected}
+    cluster, lost = Cluster(directory), Counter[str]()
     try:
-        for number in range(runs):
-            whom = ("worker", "scheduler", "driver")[number % 3]
-            place = directory / f"run{number}"
-            words = [*overrides, f"run={place}"]
-            moment_s = rng.uniform(0.5, took_s)
-            lost[whom] += _with_a_loss(cluster, config, words, whom, moment_s, rng)
-            trees.add(tree_hash(place))
-            assert len(trees) == 1, (
+        for number, whom in zip(range(runs), cycle(ways)):
+            place, moment_s = directory / f"run{number}", rng.uniform(0.5, took_s)
+            job = Job(config, [*overrides, f"run={place}"], directory / "driver.log")
+            lost[whom] += _with_a_loss(cluster, job, ways[whom], moment_s, rng)
+            assert tree_hash(place) == expected, (
                 f"run {number}: {whom} lost after {moment_s:.2f} s: another tree"
             )
+            shutil.rmtree(place)
     finally:
         cluster.close()
-    return {"runs": runs, "trees": len(trees), "schedulers": cluster.starts, "lost": dict(lost)}
+    started = {f"{name}s_started": count for name, count in cluster.starts.items()}
+    return {"runs": runs, "trees": 1, "lost_at_work": dict(lost), **started}
 
 
 def _job(directory: Path) -> tuple[Path, list[str]]:
@@ -103,59 +187,67 @@ def _job(directory: Path) -> tuple[Path, list[str]]:
 
 
 def _reference(config: Path, overrides: Sequence[str], directory: Path) -> tuple[str, float]:
-    place = directory / "inline"
-    began_s = time.monotonic()
-    with _driver(config, [*overrides, f"run={place}", "cluster.kind=inline"], directory) as driver:
-        assert driver.wait(LIMIT_S) == 0, _said(directory)
+    place, began_s = directory / "inline", time.monotonic()
+    words = [*overrides, f"run={place}", "cluster.kind=inline"]
+    job = Job(config, words, directory / "driver.log")
+    with job.driver() as driver:
+        assert driver.wait(LIMIT_S) == 0, job.said
     return tree_hash(place), time.monotonic() - began_s
 
 
+@dataclass(frozen=True)
+class Job:
+    """`pipeline all` with some words, and where it says something."""
+
+    config: Path
+    words: Sequence[str]
+    log: Path
+
+    @contextmanager
+    def driver(self, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                command("pipeline", "all", self.config, *self.words, *more),
+                cwd=ROOT,
+                env={**os.environ, **QUICK},
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
 def _with_a_loss(
-    cluster: Cluster, config: Path, words: list[str], whom: str, moment_s: float, rng: random.Random
+    cluster: Cluster,
+    job: Job,
+    lose: Callable[[Trial], None],
+    moment_s: float,
+    rng: random.Random,
 ) -> bool:
-    """Drive a job to its end through one loss; whether the victim was at work when it was lost."""
-    directory = cluster.directory
-    with _driver(config, [*words, *_at(cluster.ready())], directory) as driver:
+    """Drive a job to its end through one loss; whether it was at work when that came."""
+    with job.driver(*_at(cluster.ready())) as driver:
         with suppress(subprocess.TimeoutExpired):
             driver.wait(moment_s)
         was_at_work = driver.poll() is None
-        if whom == "driver":
-            driver.kill()
-        elif was_at_work:
-            was_at_work = cluster.lose(whom, rng)
+        if was_at_work:
+            lose(Trial(cluster, driver, rng))
         code = driver.wait(LIMIT_S)
     for _ in range(MOST_AGAIN):
-        assert code in AGAIN or (code == 1 and NOBODY in _said(directory)), _said(directory)
-        assert "Traceback" not in _said(directory), _said(directory)
+        assert code in AGAIN or (code == 1 and NOBODY in job.said), job.said
+        assert "Traceback" not in job.said, job.said
         if code == 0:
             return was_at_work
-        with _driver(config, [*words, *_at(cluster.ready())], directory) as driver:
+        with job.driver(*_at(cluster.ready())) as driver:
             code = driver.wait(LIMIT_S)
-    raise AssertionError(f"the job never ended well: {_said(directory)}")
+    raise AssertionError(f"the job never ended well: {job.said}")
 
 
 def _at(address: str) -> list[str]:
     return ["cluster.kind=address", f"cluster.address.scheduler={address}"]
-
-
-def _said(directory: Path) -> str:
-    return (directory / "driver.log").read_text(errors="replace")
-
-
-@contextmanager
-def _driver(
-    config: Path, words: Sequence[str], directory: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    with (directory / "driver.log").open("wb") as log:
-        process = subprocess.Popen(
-            command("pipeline", "all", config, *words),
-            cwd=ROOT,
-            env={**os.environ, **QUICK},
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()

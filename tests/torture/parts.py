@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.commands import ROOT
+from tests.torture.hosts import NotHere
 from tests.torture.job import Report
 
 Part = Callable[[Path], Report]
@@ -37,7 +38,10 @@ def _tried(part: Part, place: Path) -> Report:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     began_s = time.monotonic()
-    report = part(place)
+    try:
+        report = part(place)
+    except NotHere as error:
+        report = {"not_tried": str(error)}
     report["seconds"] = round(time.monotonic() - began_s, 1)
     shutil.rmtree(place)
     return report

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -115,23 +115,6 @@ def tree_hash(run_directory: Path) -> str:
     """One hash over every data file of a run, names and bytes."""
     lines = [f"{path} {sha256}" for path, sha256 in data_files(run_directory).items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def children_of(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def workers_of(pid: int) -> list[psutil.Process]:
-    """The Dask worker processes of a driver that are alive."""
-    found = []
-    for child in children_of(pid):
-        with suppress(psutil.Error):
-            if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
 
 
 def usage(pid: int) -> tuple[float, float] | None:

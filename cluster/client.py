@@ -1,4 +1,4 @@
-"""What is asked of a scheduler: one that gives no answer is lost, whoever asks."""
+"""Dask's client: connected, and asked. A scheduler that gives no answer is lost, whoever asks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from typing import Any
 from distributed import Client
 from distributed.client import ClosedClientError
 
-from configs.errors import ClusterLost
+from cluster.tls import Keys
+from configs.errors import ClusterFailed, ClusterLost, InputError
 
+CONNECT_LIMIT_S = 30
 GONE = "the scheduler is gone; what is committed is kept: run the same command again"
+
+
+def connect(address: str, keys: Keys | None) -> Client:
+    """A client of the scheduler; raises ClusterFailed where none answers, or refuses."""
+    if keys is None and address.startswith("tls://"):
+        raise InputError(f"{address} wants certificates: give cluster.tls.ca, .cert and .key")
+    try:
+        return Client(address, security=keys and keys.security(), timeout=CONNECT_LIMIT_S)
+    except (OSError, RuntimeError) as error:
+        raise ClusterFailed(f"no scheduler answers at {address}: {error}") from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The number of a batch system's jobs kept, whoever ends them."""
+"""Lost jobs of a batch system are replaced, whoever ended them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Arrivals(SchedulerPlugin):
         self.names.add(str(scheduler.workers[worker].name))
 
 
-class KeptJobs(Adaptive):
+class ReplaceLost(Adaptive):
     """Replaces lost jobs, and retires no worker for being idle where minimum is maximum.
 
     Adaptive submits again what is planned and not there. That a job is not there any more, Dask
