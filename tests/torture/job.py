@@ -56,11 +56,13 @@ def committed(run: Path) -> dict[str, int]:
 
 
 def fresh(config: Path, overrides: list[str], kernel: str) -> subprocess.Popen[bytes]:
-    """`pipeline shard` as a user starts it, under a BLAS kernel."""
+    """`pipeline shard` as a user starts it, under a BLAS kernel, and with it another time zone,
+    locale, hash seed and umask."""
     env = {
         **os.environ,
         "PYTHONHASHSEED": str(len(kernel)),
         "TZ": "Asia/Tokyo" if kernel else "UTC",
+        "LC_ALL": "C" if kernel else "C.UTF-8",
     }
     env.pop("OPENBLAS_CORETYPE", None)
     if kernel:
@@ -71,4 +73,5 @@ def fresh(config: Path, overrides: list[str], kernel: str) -> subprocess.Popen[b
         env=env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        umask=0o077 if kernel else 0o022,
     )
