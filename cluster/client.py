@@ -26,6 +26,11 @@ def connect(address: str, keys: Keys | None) -> Client:
         raise ClusterFailed(f"no scheduler answers at {address}: {error}") from None
 
 
+def is_connected(client: Client) -> bool:
+    """Also while it looks for its scheduler after a break."""
+    return client.status in ("running", "connecting")
+
+
 @contextmanager
 def asking() -> Iterator[None]:
     """Raises ClusterLost for what Dask raises when nobody is at the other end."""

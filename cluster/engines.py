@@ -41,8 +41,16 @@ class Ended:
     has_begun: bool = True  # False: it still waited on its worker, as far as is known
 
 
+class Stranded(Exception):
+    """The workers that an attempt was meant for have gone: no fault of its task."""
+
+
 class Engine(Protocol):
     """What the loop asks of a place."""
+
+    @property
+    def num_slots(self) -> int:
+        """How many attempts it works on at once."""
 
     @property
     def capacity(self) -> int:
@@ -54,7 +62,7 @@ class Engine(Protocol):
     def ended(self, limit_s: float) -> list[Ended]:
         """The attempts that have ended; waits for one, at most so long: there may be none."""
 
-    def dismiss(self, worker: str, why: str) -> None:
+    def dismiss(self, refused: WorkerRefused) -> None:
         """Let a worker go."""
 
     def close(self) -> None:
@@ -64,7 +72,7 @@ class Engine(Protocol):
 class Here:
     """This process: an attempt runs when its end is asked for."""
 
-    capacity = 1
+    num_slots = capacity = 1
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[str, Function, Any]] = deque()
@@ -84,11 +92,20 @@ class Here:
             return [Ended(name, None, error)]
         return [Ended(name, receipt)]
 
-    def dismiss(self, worker: str, why: str) -> None:
-        raise AssertionError(f"{worker} is this process: {why}")
+    def dismiss(self, refused: WorkerRefused) -> None:
+        raise AssertionError(f"{refused.worker} is this process")
 
     def close(self) -> None:
         self._waiting.clear()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One that Dask knows of: at which task, and which workers may take it (None: any)."""
+
+    name: str
+    future: Future[Any]
+    workers: frozenset[str] | None
 
 
 class Workers:
@@ -104,7 +121,7 @@ class Workers:
         self._watch = Watch(client, rules)
         self._topic = f"tasks-{uuid.uuid4().hex[:8]}"
         self._expected = rules.stamp()
-        self._futures: dict[str, tuple[str, Future[Any]]] = {}  # by key, with the task's name
+        self._attempts: dict[str, Attempt] = {}  # by key
         self._done: SimpleQueue[str] = SimpleQueue()
         self._begun: set[str] = set()  # names of tasks
         self._mean_s = AHEAD_S
@@ -117,8 +134,14 @@ class Workers:
         self._rules.note(event="start", at=at_s, **who)
 
     @property
+    def num_slots(self) -> int:
+        return max(1, self._watch.num_slots)
+
+    @property
     def capacity(self) -> int:
         ahead = round(AHEAD_S / max(self._mean_s, AHEAD_S / MOST_PER_SLOT))
+        if not self._watch.num_slots and self._watch.allowed() is not None:
+            return 0  # those that are there are refused
         # With no worker one task waits, so that a scheduler which scales itself sees work.
         return max(1, self._watch.num_slots * max(TASKS_PER_SLOT, ahead))
 
@@ -130,7 +153,7 @@ class Workers:
         self._begun.difference_update(names)
         keys = [f"{name}-{uuid.uuid4().hex[:8]}" for name in names]
         resources = dict(self._rules.resources) or None
-        values = list(arguments.values())
+        values, allowed = list(arguments.values()), self._watch.allowed()
         with asking():
             futures = self._client.map(
                 guarded,
@@ -139,19 +162,34 @@ class Workers:
                 key=keys,
                 pure=False,
                 resources=resources,
-                workers=self._watch.allowed(),
+                workers=None if allowed is None else sorted(allowed),
             )
         for key, name, future in zip(keys, names, futures, strict=True):
-            self._futures[key] = name, future
+            self._attempts[key] = Attempt(name, future, allowed)
             future.add_done_callback(self._tell)
 
     def ended(self, limit_s: float) -> list[Ended]:
         keys = self._done_keys(min(limit_s, self._watch.tick_s))
-        errors = [self._failed(key) for key in keys if self._futures[key][1].status == "error"]
-        found = errors + self._receipts([key for key in keys if key in self._futures])
+        errors = [self._failed(key) for key in keys if self._attempts[key].future.status == "error"]
+        found = errors + self._receipts([key for key in keys if key in self._attempts])
         has_moved = any(not isinstance(ended.error, WorkerRefused) for ended in found)
-        self._watch.look(has_moved, len(self._futures))
-        return found
+        self._watch.look(has_moved, len(self._attempts))
+        return found + self._stranded()
+
+    def _stranded(self) -> list[Ended]:
+        """Attempts that no worker may take any more: all that they were meant for have gone."""
+        keys = [
+            key
+            for key, attempt in self._attempts.items()
+            if attempt.workers is not None and not self._watch.has_any_of(attempt.workers)
+        ]
+        return [Ended(self._forget(key), None, Stranded(), has_begun=False) for key in keys]
+
+    def _forget(self, key: str) -> str:
+        """Let go of an attempt; returns the name of its task."""
+        attempt = self._attempts.pop(key)
+        attempt.future.release()
+        return attempt.name
 
     def _done_keys(self, limit_s: float) -> list[str]:
         """Attempts that Dask is done with; raises ClusterLost where it has dropped one."""
@@ -162,7 +200,7 @@ class Workers:
                 keys.append(self._done.get_nowait())
         except Empty:
             pass
-        futures = {key: self._futures[key][1] for key in keys if key in self._futures}
+        futures = {key: self._attempts[key].future for key in keys if key in self._attempts}
         if any(future.status == "cancelled" for future in futures.values()):
             raise ClusterLost(GONE)
         for future in futures.values():
@@ -171,17 +209,16 @@ class Workers:
         return [key for key, future in futures.items() if future.status != "lost"]
 
     def _failed(self, key: str) -> Ended:
-        name, future = self._futures.pop(key)
-        error = future.exception()
+        error = self._attempts[key].future.exception()
         if isinstance(error, ImportError):  # of the task itself, or of what it is made of
             error = WorkerRefused(self._erred_on(key), "", (f"it cannot import: {error}",))
-        future.release()
+        name = self._forget(key)
         return Ended(name, None, error, has_begun=name in self._begun)
 
     def _receipts(self, keys: list[str]) -> list[Ended]:
         """Fetch what the workers hold, all at once: one by one it takes most of the driver's time.
         A worker that died with a receipt is Dask's to replace, and we look again later."""
-        futures = [self._futures[key][1] for key in keys]
+        futures = [self._attempts[key].future for key in keys]
         gather = partial(self._client.gather, futures, errors="skip", asynchronous=True)
         try:
             receipts = self._client.sync(gather, callback_timeout=RESULT_LIMIT_S)
@@ -196,11 +233,9 @@ class Workers:
         return [self._receipt(key, receipt) for key, receipt in zip(keys, receipts, strict=True)]
 
     def _receipt(self, key: str, receipt: Receipt[Any]) -> Ended:
-        name, future = self._futures.pop(key)
-        future.release()
         self._watch.has_seen(receipt.seconds)
         self._mean_s += (receipt.seconds - self._mean_s) / MEAN_OVER
-        return Ended(name, receipt)
+        return Ended(self._forget(key), receipt)
 
     def _tell(self, future: Future[Any]) -> None:
         self._done.put(str(future.key))
@@ -215,12 +250,11 @@ class Workers:
         with asking():
             return str(self._client.run_on_scheduler(look))
 
-    def dismiss(self, worker: str, why: str) -> None:
-        self._watch.dismiss(worker, why)
+    def dismiss(self, refused: WorkerRefused) -> None:
+        self._watch.dismiss(refused)
 
     def close(self) -> None:
         with suppress(OSError, RuntimeError, ValueError):  # of a scheduler that is gone
             self._client.unsubscribe_topic(self._topic)
-        for _, future in self._futures.values():
-            future.release()
-        self._futures.clear()
+        for key in list(self._attempts):
+            self._forget(key)

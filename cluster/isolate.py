@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from distributed import KilledWorker
 
-from cluster.engines import Ended, Engine
+from cluster.engines import Ended, Engine, Stranded
+from cluster.guard import WorkerRefused
 from cluster.rules import Bisection
 
 SURE_AFTER = 2  # deaths of one piece: a worker may also be killed by something else
@@ -39,10 +40,15 @@ def _kills(
     task: Argument,
     pieces: Sequence[str],
 ) -> bool:
-    """Whether a worker dies of these pieces; any other error they have survived."""
+    """Whether a worker dies of these pieces; any other error of theirs they have survived."""
     probe: dict[str, Any] = {f"probe-{name}": (task, pieces)}
-    engine.start(bisection.probe, probe)
-    ended: list[Ended] = []
-    while not ended:
-        ended = engine.ended(LONG_S)
-    return isinstance(ended[0].error, KilledWorker)
+    while True:
+        engine.start(bisection.probe, probe)
+        ended: list[Ended] = []
+        while not ended:
+            ended = engine.ended(LONG_S)
+        error = ended[0].error
+        if isinstance(error, WorkerRefused):
+            engine.dismiss(error)
+        elif not isinstance(error, Stranded):
+            return isinstance(error, KilledWorker)

@@ -32,24 +32,34 @@ class BatchSystem:
     submit: str
     directives: Callable[[QueueSection, Path], list[str]]
     walltime: Callable[[str], str]
+    log: Callable[[Path], str]  # where a job's output goes, below a home
     list_jobs: Callable[[Sequence[str]], list[str]]  # the command that lists jobs by number
 
 
 def slurm_directives(section: QueueSection, home: Path) -> list[str]:
     """The warning goes to the batch shell, which is the worker by then. A requeued job adds to
     the log of its first try."""
-    log = str(home / LOGS).replace("%", "%%") + "/%x-%j.log"
     return [
         "--requeue",
         "--open-mode=append",
         f"--signal=B:TERM@{section.grace_s}",
-        f"--output={quoted(log)}",
+        f"--output={slurm_log(home)}",
     ]
+
+
+def slurm_log(home: Path) -> str:
+    """SLURM puts name and number of the job in; a % of the path itself it wants twice."""
+    return quoted(str(home / LOGS).replace("%", "%%") + "/%x-%j.log")
 
 
 def pbs_directives(_: QueueSection, home: Path) -> list[str]:
     """PBS knows no warning before the end of a job: the worker's lifetime is the only one."""
-    return ["-r y", "-S /bin/bash", "-j oe", f"-o {quoted(f'{home / LOGS}/')}"]
+    return ["-r y", "-S /bin/bash", "-j oe", f"-o {pbs_log(home)}"]
+
+
+def pbs_log(home: Path) -> str:
+    """In a directory PBS names the files itself."""
+    return quoted(f"{home / LOGS}/")
 
 
 def pbs_walltime(walltime: str) -> str:
@@ -67,8 +77,12 @@ def qstat(jobs: Sequence[str]) -> list[str]:
 
 
 SYSTEMS: dict[str, BatchSystem] = {
-    "slurm": BatchSystem("SLURMCluster", "SLURMJob", "sbatch", slurm_directives, str, squeue),
-    "pbs": BatchSystem("PBSCluster", "PBSJob", "qsub", pbs_directives, pbs_walltime, qstat),
+    "slurm": BatchSystem(
+        "SLURMCluster", "SLURMJob", "sbatch", slurm_directives, str, slurm_log, squeue
+    ),
+    "pbs": BatchSystem(
+        "PBSCluster", "PBSJob", "qsub", pbs_directives, pbs_walltime, pbs_log, qstat
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """The process that holds a standing cluster: `python -m cluster.keeper HOME`, started by `up`.
 
 It opens the cluster as any command would, writes down where it is, and waits for SIGTERM or for
-the scheduler's end.
+the scheduler's end. The lock that says so is open in it from its first moment.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from threading import Event
 
 from distributed import Client
 
+from cluster.client import is_connected
 from cluster.launch import open_client
 from cluster.report import dashboard
-from cluster.standing import CONFIG_NAME, FILE_NAME, Standing, keeping, write_standing
+from cluster.standing import CONFIG_NAME, FILE_NAME, Standing, write_standing
 from configs.console import say
 from configs.errors import AudiolexError
 from configs.load import load_config
@@ -32,25 +33,21 @@ def main(home: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     config = load_config(home / CONFIG_NAME).cluster
-    with keeping(home) as is_ours:
-        if not is_ours:
-            say("another keeper is at work here")
-            return 1
-        try:
-            with open_client(config, home) as client:
-                opened = client()
-                if opened is not None:
-                    _hold(opened, config.kind, home, stop)
-        except AudiolexError as error:
-            say(str(error))
-            return error.exit_code
+    try:
+        with open_client(config, home) as client:
+            opened = client()
+            if opened is not None:
+                _hold(opened, config.kind, home, stop)
+    except AudiolexError as error:
+        say(str(error))
+        return error.exit_code
     return 0
 
 
 def _hold(client: Client, kind: str, home: Path, stop: Event) -> None:
     write_standing(home, _describe(client, kind))
     try:
-        while not stop.wait(LOOK_S) and client.status == "running":
+        while not stop.wait(LOOK_S) and is_connected(client):
             pass
     finally:
         (home / FILE_NAME).unlink(missing_ok=True)

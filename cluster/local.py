@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distributed import Client, LocalCluster
 
-from cluster.settings import ANY_LOOPBACK_PORT, LOOPBACK, num_workers
+from cluster.settings import ANY_LOOPBACK_PORT, INFO_INTERVAL, LOOPBACK, num_workers
 from configs.cluster import ClusterConfig
 
 
@@ -36,6 +36,7 @@ def _starting(config: ClusterConfig) -> LocalCluster:
             resources=dict(config.worker_resources) or None,
             host=LOOPBACK,
             dashboard_address=ANY_LOOPBACK_PORT,
+            scheduler_sync_interval=INFO_INTERVAL,
             silence_logs=logging.CRITICAL,  # a task's error is its outcome; the rest is goodbyes
         )
     finally:

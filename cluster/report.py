@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from distributed import Client, performance_report
 
 from configs.cluster import ClusterConfig
 from configs.console import say
+from configs.errors import ClusterLost
 
 
 @contextmanager
@@ -25,8 +26,13 @@ def reported(client: Client | None, config: ClusterConfig, path: Path) -> Iterat
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with performance_report(filename=str(path)):
-        yield
+    with ExitStack() as stack:
+        stack.enter_context(performance_report(filename=str(path)))
+        try:
+            yield
+        except ClusterLost:  # nobody is left to ask
+            stack.pop_all()
+            raise
     say(f"Dask's performance report: {path}")
 
 

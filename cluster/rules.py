@@ -33,7 +33,7 @@ def _no_stamp() -> Stamp:
     return {}
 
 
-def _no_room(_: OSError) -> bool:
+def _no_room(_: OSError, __: int) -> bool:
     return False
 
 
@@ -46,7 +46,8 @@ class Rules(Generic[Argument]):
         resources: Dask resources that every task asks for, as {"GPU": 1}.
         stamp: must give the same on a worker as here, or the worker is refused.
         note: is told what happens.
-        make_room: called when a disk is full; blocks until there is room, or says False.
+        make_room: called when a disk is full, with the error and how many tasks run at once;
+            blocks until there is room for so many, or says False.
         bisection: how to find what kills workers; None: such a task fails.
         home: the cluster's directory, where its state is written when it stands still.
     """
@@ -55,6 +56,6 @@ class Rules(Generic[Argument]):
     resources: Mapping[str, float] = field(default_factory=dict)
     stamp: Callable[[], Stamp] = _no_stamp
     note: Note = no_note
-    make_room: Callable[[OSError], bool] = _no_room
+    make_room: Callable[[OSError, int], bool] = _no_room
     bisection: Bisection[Argument] | None = None
     home: Path = Path()

@@ -68,7 +68,7 @@ def _local(config: Config) -> str:
     return _text(
         "# Commands start these processes themselves. By hand:",
         *exports(cluster, None),
-        f"{_scheduler_words(None, LOOPBACK)} &",
+        f"{_scheduler_words(cluster, None, LOOPBACK)} &",
         f"{_worker_words(cluster, scheduler, num_workers(cluster), LOOPBACK)} &",
         _shard("cluster.kind=address", f"cluster.address.scheduler={scheduler}"),
     )
@@ -101,11 +101,11 @@ def _ssh(config: Config) -> str:
     else:
         told += [f"cluster.tls.{name}={getattr(keys, name)}" for name in ("ca", "cert", "key")]
     if keys is not None and cluster.tls is None:
-        making = [shlex.join(["python", "-c", MAKE_KEYS.format(str(directory))])]
+        making = [shlex.join([sys.executable, "-c", MAKE_KEYS.format(str(directory))])]
     return _text(
         "# Commands start these themselves. By hand:",
         *making,
-        _over_ssh(cluster, hosts[0], keys, _scheduler_words(keys, listen)),
+        _over_ssh(cluster, hosts[0], keys, _scheduler_words(cluster, keys, listen)),
         *(_over_ssh(cluster, host, keys, workers) for host in hosts),
         _shard(*told),
     )
@@ -113,10 +113,15 @@ def _ssh(config: Config) -> str:
 
 def _over_ssh(cluster: ClusterConfig, host: str, keys: Keys | None, words: str) -> str:
     section = cluster.ssh
-    user = [] if section.username is None else ["-l", section.username]
-    port = [] if section.port is None else ["-p", str(section.port)]
+    given = {
+        "-l": section.username,
+        "-p": section.port,
+        "-i": section.private_key,
+        "-o": section.known_hosts and f"UserKnownHostsFile={section.known_hosts}",
+    }
+    options = [f"{flag} {shlex.quote(str(value))}" for flag, value in given.items() if value]
     return _text(
-        f"{shlex.join(['ssh', *user, *port, host])} sh -s << 'END' &",
+        f"{' '.join(['ssh', *options, shlex.quote(host)])} sh -s << 'END' &",
         f"cd {shlex.quote(str(Path.cwd()))} || exit",
         *exports(cluster, keys),
         f"exec {words}",
@@ -132,18 +137,19 @@ def _keys(cluster: ClusterConfig, directory: Path) -> Keys | None:
     return given_keys(cluster) or Keys(cert, cert, directory / "key.pem")
 
 
-def _scheduler_words(keys: Keys | None, listen: str | None) -> str:
-    words = [*_dask("scheduler"), "--port", str(PORT), "--protocol", protocol(keys)]
+def _scheduler_words(cluster: ClusterConfig, keys: Keys | None, listen: str | None) -> str:
+    words = [*_dask(cluster, "scheduler"), "--port", str(PORT), "--protocol", protocol(keys)]
     return shlex.join([*words, *dashboard_words(), *_host(listen)])
 
 
 def _worker_words(cluster: ClusterConfig, scheduler: str, workers: int, listen: str | None) -> str:
-    words = [*_dask("worker"), scheduler, "--nworkers", str(workers), *_host(listen)]
+    words = [*_dask(cluster, "worker"), scheduler, "--nworkers", str(workers), *_host(listen)]
     return shlex.join([*words, *worker_words(cluster.memory_limit, cluster.worker_resources)])
 
 
-def _dask(command: str) -> list[str]:
-    return [sys.executable, "-m", f"distributed.cli.dask_{command}"]
+def _dask(cluster: ClusterConfig, command: str) -> list[str]:
+    elsewhere = cluster.ssh.python if cluster.kind == "ssh" else None
+    return [elsewhere or sys.executable, "-m", f"distributed.cli.dask_{command}"]
 
 
 def _host(listen: str | None) -> list[str]:

@@ -10,6 +10,8 @@ import dask
 
 from configs.cluster import ClusterConfig
 
+INFO_INTERVAL = "60s"
+
 # Tasks hold nothing between them, so Dask has nothing to spill. A worker's death is counted by
 # `cluster.submit`, which knows more than Dask does: Dask gives the task back at once.
 DASK_SETTINGS: dict[str, Any] = {
@@ -21,11 +23,13 @@ DASK_SETTINGS: dict[str, Any] = {
     # mapped, and zeroed by the kernel, anew for every clip, which costs 40 % (`make bench
     # NAME=cluster`). A task's memory ends with its process.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
-    # An idle scheduler, nanny and worker look at themselves up to 50 times a second, which takes
-    # 20 % of a core for two workers; so it is 9 %.
-    "distributed.worker.memory.monitor-interval": "500ms",
+    # Scheduler, nannies, workers and clients look at themselves and each other up to 50 times a
+    # second, which costs two busy cores a twentieth. Nobody needs to know so soon.
     "distributed.admin.tick.interval": "1s",
-    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.client.scheduler-info-interval": INFO_INTERVAL,
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.worker.memory.monitor-interval": "1s",
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-ttl": "120s",
     "distributed.admin.log-format": "%(name)s - %(message)s",

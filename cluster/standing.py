@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from cluster.settings import LOOPBACK
 from cluster.tls import Keys
 from configs.errors import ClusterFailed, InputError
 
@@ -55,6 +56,11 @@ class Standing:
     def is_kept_here(self) -> bool:
         return self.host == socket.gethostname()
 
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether only its own host can reach it."""
+        return f"//{LOOPBACK}:" in self.address
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
 
@@ -77,34 +83,40 @@ def read_standing(home: Path) -> Standing | None:
 
 
 def write_standing(home: Path, standing: Standing) -> None:
-    write_whole(home / FILE_NAME, standing.to_json())
+    replace_text(home / FILE_NAME, standing.to_json())
 
 
-def write_whole(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
+def replace_text(path: Path, text: str) -> None:
+    """A reader finds the old file or the new one, also after a power failure."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def keeping(home: Path) -> Iterator[bool]:
-    """Hold the place of the one keeper; gives False where another one has it. The kernel lets go
-    of it however the keeper ends."""
+def _keeping(home: Path) -> Iterator[int | None]:
+    """Hold the lock of the one keeper; gives its descriptor, or None where another process has it.
+    A keeper inherits it, and the kernel lets go of it however that ends."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / LOCK_NAME).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            yield None
         else:
-            yield True
+            yield file.fileno()
 
 
 def is_kept(home: Path) -> bool:
-    """Whether a keeper is at work on this host."""
-    with keeping(home) as is_free:
-        return not is_free
+    """Whether a keeper is at work on this host, or about to be."""
+    with _keeping(home) as lock:
+        return lock is None
 
 
 def settled(home: Path) -> Standing | None:
@@ -121,19 +133,23 @@ def settled(home: Path) -> Standing | None:
 def start_keeper(home: Path, config_text: str) -> Standing:
     """Start a keeper that outlives this process; returns what it holds once it stands.
 
-    Raises ClusterFailed with the last lines of its log where it ends before that.
+    Raises ClusterFailed where another one is at work, or with the last lines of its log where it
+    ends before it stands.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    (home / FILE_NAME).unlink(missing_ok=True)  # of a keeper that was killed
-    write_whole(home / CONFIG_NAME, config_text)
-    with (home / LOG_NAME).open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "cluster.keeper", str(home)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    with _keeping(home) as lock:
+        if lock is None:
+            raise ClusterFailed(f"another `up` is at work; see {home / LOG_NAME}")
+        (home / FILE_NAME).unlink(missing_ok=True)  # of a keeper that was killed
+        replace_text(home / CONFIG_NAME, config_text)
+        with (home / LOG_NAME).open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "cluster.keeper", str(home)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[lock],
+            )
     try:
         return _when_it_stands(process, home)
     except BaseException:

@@ -17,14 +17,13 @@ from typing import Any, Generic, TypeVar
 
 from distributed import Client, KilledWorker
 
-from cluster.engines import Ended, Engine, Here, Workers
+from cluster.engines import Ended, Engine, Here, Stranded, Workers
 from cluster.guard import WorkerRefused
 from cluster.isolate import isolate
 from cluster.ledger import Ledger
 from cluster.rules import Rules
 from configs.errors import AudiolexError
 
-MEND = "start it anew, from this checkout and where it sees the run"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 MOST_BYSTANDING = 3
 KILLS_BEFORE_ALONE = 2  # a worker may be killed under any task, once
@@ -112,7 +111,9 @@ class _Job(Generic[Argument, Result]):
 
     def _tries_again(self, name: str, error: BaseException, has_begun: bool) -> bool:
         if isinstance(error, WorkerRefused):
-            self._dismiss(name, error)
+            self._dismiss(error)
+        if isinstance(error, WorkerRefused | Stranded):
+            self.ledger.again(name)
             return True
         if self.ledger.attempts(name) + 1 >= MOST_ATTEMPTS or isinstance(error, AudiolexError):
             return False
@@ -122,12 +123,10 @@ class _Job(Generic[Argument, Result]):
             return self._after_an_io_error(name, error)
         return False
 
-    def _dismiss(self, name: str, error: WorkerRefused) -> None:
+    def _dismiss(self, error: WorkerRefused) -> None:
         why = "; ".join(error.differences)
-        who = f"({error.who}) " if error.who else ""
         self.rules.note(event="refused", worker=error.worker, name=error.who, reason=why)
-        self.engine.dismiss(error.worker, f"{who}is refused: {why}; {MEND}")
-        self.ledger.again(name)
+        self.engine.dismiss(error)
 
     def _after_a_kill(self, name: str, error: KilledWorker, has_begun: bool) -> bool:
         """One that had not begun was a bystander, unless that happens too often: the word of its
@@ -158,7 +157,7 @@ class _Job(Generic[Argument, Result]):
     def _after_an_io_error(self, name: str, error: OSError) -> bool:
         if error.errno in FULL_DISK:
             self.rules.note(event="full disk", task=name, reason=describe(error))
-            if not self.rules.make_room(error):
+            if not self.rules.make_room(error, self.engine.num_slots):
                 return False
         elif self.ledger.failures(name, "io") + 1 >= MOST_IO_ERRORS:
             return False

@@ -13,7 +13,7 @@ from string import Template
 
 import dask
 
-from cluster.jobs import LOGS, SYSTEMS, quoted, seconds_of, section_of
+from cluster.jobs import LOGS, SYSTEMS, seconds_of, section_of
 from configs.cluster import ClusterConfig, QueueSection
 from configs.errors import InputError, Preempted
 
@@ -21,7 +21,7 @@ AGAIN = rf"exitcode *: {Preempted.exit_code}\b"  # in torchrun's summary of fail
 
 SLURM = """\
 #!/usr/bin/env bash
-# Training; save as fit.sbatch, then: sbatch fit.sbatch
+# Training; save as fit.sbatch, then: mkdir -p $logs && sbatch fit.sbatch
 # Torch speaks plain TCP between nodes: they must be on a network of their own.
 #SBATCH --job-name=audiolex-fit
 $directives#SBATCH --nodes=$nodes
@@ -59,7 +59,7 @@ exit "$$code"
 
 PBS = """\
 #!/usr/bin/env bash
-# Training; save as $directory_text/fit.pbs, then: qsub fit.pbs
+# Training; save as $directory_text/fit.pbs, then: mkdir -p $logs && qsub fit.pbs
 # It submits that file again where it was stopped before its end.
 # Torch speaks plain TCP between nodes: they must be on a network of their own.
 #PBS -N audiolex-fit
@@ -98,7 +98,6 @@ def training_script(config: ClusterConfig, run: Path, home: Path) -> str:
             f"cluster.{config.kind}.grace_s={section.grace_s}"
         )
     logs = home / LOGS
-    log_name = "/%x-%j.log" if config.kind == "slurm" else "/"
     torchrun, program = torchrun_words(config), shlex.join(["-m", "train", "fit", str(run)])
     return Template(TEMPLATES[config.kind]).substitute(
         directives=_directives(config),
@@ -109,7 +108,7 @@ def training_script(config: ClusterConfig, run: Path, home: Path) -> str:
         walltime=SYSTEMS[config.kind].walltime(job.walltime),
         grace_s=section.grace_s,
         usable_s=usable_s,
-        job_log=quoted(f"{logs}{log_name}"),
+        job_log=SYSTEMS[config.kind].log(home),
         logs=shlex.quote(str(logs)),
         directory=shlex.quote(str(Path.cwd())),
         directory_text=Path.cwd(),

@@ -14,10 +14,10 @@ from cluster.standing import (
     Standing,
     is_kept,
     read_standing,
+    replace_text,
     settled,
     start_keeper,
     stop_keeper,
-    write_whole,
 )
 from configs.console import counted, say
 from configs.errors import ClusterFailed, InputError
@@ -32,11 +32,13 @@ def home_of(config: Config) -> Path:
 
 
 def up(config: Config) -> int:
-    """Start a scheduler and workers that outlive the command: those of the config, or those that
-    stood in the run before, where the run was last used with them."""
+    """Start a scheduler and workers that outlive the command: of the config's kind, or, where the
+    run was last used with a cluster that stood in it, of that one's."""
     home = home_of(config)
     if config.cluster.kind == "address" and (home / CONFIG_NAME).exists():
-        config = load_config(home / CONFIG_NAME)
+        kind = load_config(home / CONFIG_NAME).cluster.kind
+        section = config.cluster.model_copy(update={"kind": kind})
+        config = config.model_copy(update={"cluster": section})
     if config.cluster.kind in ("inline", "address"):
         raise InputError(
             f"cluster.kind={config.cluster.kind} starts nothing: say cluster.kind=local, ssh, "
@@ -64,7 +66,7 @@ def _save(config: Config) -> None:
     """So that the run is one: `status RUN` and `down RUN` work before a stage has."""
     path = config.run / SAVED_NAME
     if not path.exists():
-        write_whole(path, dump_config(config))
+        replace_text(path, dump_config(config))
 
 
 def status(config: Config) -> int:
@@ -108,7 +110,7 @@ def down(config: Config) -> int:
     if standing is None:
         raise ClusterFailed(f"{config.run}: a cluster is starting; see {home / LOG_NAME}")
     if not standing.is_kept_here:
-        _shut_down(standing)
+        _shut_down(standing, home)
     elif not is_kept(home):
         (home / FILE_NAME).unlink(missing_ok=True)
         say(f"the keeper, pid {standing.pid}, was gone; its workers end by themselves")
@@ -119,7 +121,17 @@ def down(config: Config) -> int:
     return 0
 
 
-def _shut_down(standing: Standing) -> None:
-    """From another host: the scheduler ends its workers, and the keeper sees it go."""
-    with connect(standing.address, standing.keys) as client:
-        client.shutdown()
+def _shut_down(standing: Standing, home: Path) -> None:
+    """From another host: the scheduler ends its workers, and the keeper sees it go. Where nobody
+    answers, the host may be gone for good: what it left must not stop the next `up`."""
+    if standing.is_on_loopback:
+        raise ClusterFailed(
+            f"a cluster stands on {standing.host}, and only there: run this on {standing.host}, or "
+            f"remove {home / FILE_NAME} if that host is gone"
+        )
+    try:
+        with connect(standing.address, standing.keys) as client:
+            client.shutdown()
+    except ClusterFailed as error:
+        (home / FILE_NAME).unlink(missing_ok=True)
+        say(f"{error}; {standing.host} seems to be gone, and with it the cluster: forgotten")

@@ -9,14 +9,16 @@ from typing import Any
 
 from distributed import Client
 
-from cluster.client import GONE, asking, workers_of
+from cluster.client import GONE, asking, is_connected, workers_of
+from cluster.guard import WorkerRefused
 from cluster.rules import Rules
-from cluster.settings import num_workers
 from configs.console import counted, say
 from configs.errors import ClusterFailed, ClusterLost
 
 SLOWEST_TIMES = 5.0  # so many times the slowest task without any end is no accident
-MOST_REFUSED = 3  # times the workers that a job asks for: others would be no better
+MOST_REFUSED = 3  # times the workers that ever were there at once
+FIXED = {"local", "ssh", "address"}  # kinds that start no worker in place of one that goes
+MEND = "start it anew, from this checkout and where it sees the run"
 FIRST_WORD_S = 10.0  # of waiting for workers; each further word comes after twice the time
 
 
@@ -24,11 +26,13 @@ class Watch:
     """Counts the workers that may take this job's tasks, waits for the first with a word now and
     then, and raises where nothing goes on."""
 
-    tick_s = 1.0
+    tick_s = 2.0
 
     def __init__(self, client: Client, rules: Rules[Any]) -> None:
         self._client, self._rules = client, rules
-        self._refused: dict[str, str] = {}
+        self._refused: set[str] = set()
+        self._present: frozenset[str] = frozenset()
+        self._most_slots = 1
         self._looked_s = self._moved_s = self._seen_s = time.monotonic()
         self._next_word_s = FIRST_WORD_S
         self._slowest_s = 0.0
@@ -42,7 +46,7 @@ class Watch:
         if now_s - self._looked_s < self.tick_s:
             return
         self._looked_s = now_s
-        if self._client.status not in ("running", "connecting"):
+        if not is_connected(self._client):
             raise ClusterLost(GONE)
         self.num_slots = self._count()
         if self.num_slots:
@@ -56,38 +60,55 @@ class Watch:
         """A task took so long: five times that is no reason to worry."""
         self._slowest_s = max(self._slowest_s, task_s)
 
-    def dismiss(self, worker: str, why: str) -> None:
+    def dismiss(self, refused: WorkerRefused) -> None:
         """Let a worker go that must not work on this job. One of a cluster that others use, too, is
         only left alone. Raises ClusterFailed where no other will come, or none that is better."""
+        worker, differences = refused.worker, "; ".join(refused.differences)
         if worker in self._refused:
             return
-        self._refused[worker] = why
-        say(f"worker {worker} {why}")
-        is_ours = self._rules.config.kind != "address"
-        if is_ours:
+        self._refused.add(worker)
+        who = f"({refused.who}) " if refused.who else ""
+        say(f"worker {worker} {who}is refused: {differences}; {MEND}")
+        if not self._is_shared:
             with asking():
                 self._client.retire_workers([worker], close_workers=True)
         self.num_slots = self._count()
-        most = MOST_REFUSED * num_workers(self._rules.config)
-        is_fixed = self._rules.config.kind in ("address", "local")
-        if len(self._refused) > most or (is_fixed and not self.num_slots):
-            cure = "run it again" if is_ours else "`python -m cluster down`, then `up`"
-            raise ClusterFailed(
-                f"{counted(len(self._refused), 'worker')} refused, and no other is left; the last "
-                f"one {why}. To begin with new workers: {cure}"
-            )
+        is_fixed = self._rules.config.kind in FIXED
+        if is_fixed and not self.num_slots:
+            what = "and no other is left"
+        elif len(self._refused) > MOST_REFUSED * self._most_slots:
+            what = "and those that came in their place were no better"
+        else:
+            return
+        cure = "`python -m cluster down`, then `up`" if self._is_shared else "run it again"
+        raise ClusterFailed(
+            f"{counted(len(self._refused), 'worker')} refused, {what}; the last one: "
+            f"{differences}. To begin with new workers: {cure}"
+        )
 
-    def allowed(self) -> list[str] | None:
-        """The workers that may be given tasks; None: all of them."""
-        if not self._refused:
+    @property
+    def _is_shared(self) -> bool:
+        return self._rules.config.kind == "address"
+
+    def allowed(self) -> frozenset[str] | None:
+        """The workers that may be given tasks; None: all. One that is refused stays where others
+        use it, too."""
+        if not (self._refused and self._is_shared):
             return None
-        return [address for address in workers_of(self._client) if address not in self._refused]
+        return self._present - self._refused
+
+    def has_any_of(self, workers: frozenset[str]) -> bool:
+        """Whether one of them was there at the last look."""
+        return not workers.isdisjoint(self._present)
 
     def _count(self) -> int:
         """Threads of the workers that have what the tasks ask for."""
-        workers = workers_of(self._client).items()
-        able = [worker for address, worker in workers if self._is_able(address, worker)]
-        return sum(int(worker["nthreads"]) for worker in able)
+        workers = workers_of(self._client)
+        self._present = frozenset(workers)
+        able = [worker for address, worker in workers.items() if self._is_able(address, worker)]
+        num_slots = sum(int(worker["nthreads"]) for worker in able)
+        self._most_slots = max(self._most_slots, num_slots)
+        return num_slots
 
     def _is_able(self, address: str, worker: Mapping[str, Any]) -> bool:
         has = worker.get("resources", {})

@@ -31,7 +31,6 @@ from shards.verify import stage_logs
 
 FIT = "fit"
 ONE_RECORD = {CODEBOOK, FIT}  # stages of one task, which no seal closes
-VERBS = {STAGE, CODEBOOK, TOKENIZE, "all"}  # that hold the run
 
 Event = Mapping[str, Any]
 State = Literal["nobody", "at work", "done", "failed", "gone", "not seen"]
@@ -187,16 +186,16 @@ class Lookout:
         )
 
     def _new_events(self) -> tuple[Event, ...]:
-        """The ones worth knowing; the pipeline's last verb is kept besides."""
+        """The ones worth knowing; the last verb that held the run is kept besides."""
         new = self._tail.new()
-        verbs = [event for event in new if event.get("verb") in VERBS]
+        verbs = [event for event in new if "holds_since" in event]
         self._last_verb = verbs[-1] if verbs else self._last_verb
         return tuple(e for e in new if e.get("event") in NOTABLE or e.get("done") is False)
 
     def _state(self, who: Holder | None) -> State:
         if who is None:
             return "nobody"
-        if self._last_verb.get("at", 0.0) > who.since_s:
+        if self._last_verb.get("holds_since") == who.since_s:
             return "done" if self._last_verb.get("done") else "failed"
         is_alive = who.is_alive
         if is_alive is None:

@@ -24,12 +24,10 @@ class Room:
 
     Args:
         log: of the stage that writes.
-        num_in_flight: shards that are written at the same time.
         limit_s: how long all waiting of a stage may take; then it fails.
     """
 
     log: StageLog
-    num_in_flight: int
     limit_s: float
     sleep: Callable[[float], None] = time.sleep
 
@@ -37,9 +35,10 @@ class Room:
         self._left_s = self.limit_s
         self._burst_ends_s = 0.0
 
-    def make(self, error: OSError) -> bool:
-        """Block until there is room; False when the time is up. `error` says which disk is full."""
-        where, needed = self._disk_of(error), self._needed_bytes()
+    def make(self, error: OSError, num_in_flight: int) -> bool:
+        """Block until there is room for so many shards that are written at once; False when the
+        time is up. `error` says which disk is full."""
+        where, needed = self._disk_of(error), self._needed_bytes(num_in_flight)
         if self._has_room(where, needed) and time.monotonic() < self._burst_ends_s:
             return True
         self._tell(where, needed)
@@ -66,13 +65,13 @@ class Room:
         path = Path(str(error.filename)) if error.filename else self.log.layout.root
         return next((p for p in (path, *path.parents) if p.is_dir()), self.log.layout.root)
 
-    def _needed_bytes(self) -> int:
-        """For what is in flight, by the mean of shards that are committed."""
+    def _needed_bytes(self, num_in_flight: int) -> int:
+        """By the mean of shards that are committed."""
         some = sorted(self.log.committed())[:SAMPLE]
         records = [record for record in map(self.log.record, some) if record is not None]
         sizes = [sum(file.bytes for file in record.files) for record in records]
         mean = sum(sizes) // len(sizes) if sizes else 0
-        return max(LEAST_BYTES, TIMES_THE_NEED * self.num_in_flight * mean)
+        return max(LEAST_BYTES, TIMES_THE_NEED * num_in_flight * mean)
 
     def _tell(self, where: Path, needed: int) -> None:
         free = shutil.disk_usage(where).free

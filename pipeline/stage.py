@@ -15,7 +15,6 @@ from cluster.events import EventName
 from cluster.launch import OpenClient
 from cluster.report import reported
 from cluster.rules import Bisection, Rules
-from cluster.settings import num_workers
 from cluster.submit import FULL_DISK, run_tasks
 from configs.cluster import ClusterConfig
 from configs.console import Progress, counted, say
@@ -96,7 +95,7 @@ def run_shards(
 
 def _rules(stage: Stage[Task], config: ClusterConfig) -> Rules[Task]:
     log = stage.log
-    room = Room(log, num_workers(config), config.wait_for_disk_s)
+    room = Room(log, config.wait_for_disk_s)
     return Rules(
         config=config,
         resources=config.resources_of(log.stage),

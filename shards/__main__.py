@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.cli import RunVerb, main
 from configs.console import say
+
+if TYPE_CHECKING:
+    from shards.layout import Layout
 
 SHOWN_FAULTS = 20
 
@@ -17,10 +22,9 @@ SHOWN_FAULTS = 20
 def verify(run: Path, args: argparse.Namespace) -> int:
     from shards import verify as verifying
     from shards.layout import Layout
-    from shards.lock import hold
 
     layout = Layout(run)
-    with hold(layout.lock) if args.repair else nullcontext():  # a driver may be mending it already
+    with _held(layout, "verify") if args.repair else nullcontext():
         findings = verifying.verify(layout, args.level)
         left = verifying.repair(layout, findings) if args.repair else len(findings.faults)
     for fault in findings.faults[:SHOWN_FAULTS]:
@@ -44,14 +48,23 @@ def verify(run: Path, args: argparse.Namespace) -> int:
 def gc(run: Path, args: argparse.Namespace) -> int:
     from shards import gc as collecting
     from shards.layout import Layout
-    from shards.lock import hold
 
     layout = Layout(run)
-    with hold(layout.lock):
+    with _held(layout, "gc"):
         found = collecting.find_garbage(layout) if args.dry_run else collecting.collect(layout)
     done = "would be removed" if args.dry_run else "removed"
     say(f"{run}: {len(found.paths)} files, {found.bytes / 1e6:.1f} MB {done}")
     return 0
+
+
+@contextmanager
+def _held(layout: Layout, verb: str) -> Iterator[None]:
+    """As drivers do it: one at a time, and those who look at the run see who, and that it ended."""
+    from shards.events import timed
+    from shards.lock import hold
+
+    with hold(layout.lock), timed(layout, verb):
+        yield
 
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:

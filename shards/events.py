@@ -14,6 +14,7 @@ from typing import Any
 
 from configs import STARTED_S
 from shards.layout import Layout
+from shards.lock import holder
 
 _ONE_AT_A_TIME = Lock()  # workers are heard in threads of their own
 
@@ -33,7 +34,9 @@ def timed(layout: Layout, verb: str) -> Iterator[None]:
 
 def _append(layout: Layout, verb: str, *, is_done: bool) -> None:
     seconds = round(time.monotonic() - STARTED_S, 3)
-    append(layout, verb=verb, done=is_done, seconds=seconds, peak_mib=peak_mib())
+    who = holder(layout.lock)
+    held = {"holds_since": who.since_s} if who and who.is_this_process else {}
+    append(layout, verb=verb, done=is_done, seconds=seconds, peak_mib=peak_mib(), **held)
 
 
 def peak_mib() -> int:

@@ -48,6 +48,10 @@ class Holder:
     since_s: float
 
     @property
+    def is_this_process(self) -> bool:
+        return (self.pid, self.host) == (os.getpid(), socket.gethostname())
+
+    @property
     def is_alive(self) -> bool | None:
         """None where that cannot be seen: on another host. (To try the lock would be to take it,
         for a moment in which a driver that starts is refused.)"""

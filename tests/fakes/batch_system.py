@@ -1,8 +1,8 @@
-"""A batch system of one machine without a queue: what `sbatch`, `scancel`, `qsub` and `qdel` are
-to the launchers. Jobs start at once, each in a session of its own, and are listed by pid in
-$FAKE_BATCH_SYSTEM; as strict about directives as the real ones.
+"""A batch system of one machine without a queue: what `sbatch`, `scancel`, `squeue`, `qsub`,
+`qdel` and `qstat` are to the launchers. Jobs start at once, each in a session of its own, and are
+listed by pid in $FAKE_BATCH_SYSTEM; as strict about directives as the real ones.
 
-Run as `python batch_system.py sbatch SCRIPT`; `install` puts the four commands into a directory.
+Run as `python batch_system.py sbatch SCRIPT`; `install` puts all of them into a directory.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from cluster.rules import Bisection, Rules
 from cluster.submit import run_tasks
 from configs.cluster import ClusterConfig
 from configs.errors import ClusterFailed, ClusterLost
+from tests.dask_processes import scheduler
+from tests.processes import wait_until
 
 QUICK = {"distributed": {"scheduler": {"worker-ttl": "6s"}}}
 PIECES = tuple(f"piece{number}" for number in range(13))
@@ -199,7 +201,7 @@ def test_a_fault_of_a_disk_is_tried_once_more(tmp_path: Path) -> None:
 def test_a_full_disk_waits_for_room(tmp_path: Path) -> None:
     asked: list[OSError] = []
 
-    def make_room(error: OSError) -> bool:
+    def make_room(error: OSError, num_in_flight: int) -> bool:
         asked.append(error)
         return len(asked) < 3
 
@@ -260,10 +262,38 @@ def test_a_worker_with_other_versions_is_refused_by_name(
     assert sum(starts(tmp_path, name) for name in names(8)) == 8
 
 
+def test_tasks_go_on_when_those_that_they_were_meant_for_have_gone(tmp_path: Path) -> None:
+    """A refused worker of a cluster that others use, too, stays: tasks name the others."""
+    notes = Notes()
+    with (
+        scheduler(tmp_path) as (_, address),
+        worker_process(address, "--name", "goes") as goes,
+        worker_process(address, "--name", "stranger", PRETENDED_SOXR="0.9.0") as stranger,
+        Client(address) as client,
+        ExitStack() as stack,
+    ):
+        client.wait_for_workers(2, timeout=30)
+
+        def replace() -> None:
+            wait_until(lambda: notes.of("refused") and notes.of("start"), "work, and a refusal")
+            goes.terminate()
+            goes.wait(30)
+            stack.enter_context(worker_process(address, "--name", "comes"))
+
+        rules = Rules[str](
+            config=ClusterConfig(kind="address", wait_for_workers_s=30), stamp=versions, note=notes
+        )
+        with beside(replace):
+            outcomes = list(run_tasks(client, partial(sleepy, tmp_path, 0.4), names(8), rules))
+        assert stranger.poll() is None
+    assert sorted(outcome.result or "" for outcome in outcomes) == sorted(names(8))
+    assert {event["name"] for event in notes.of("start")} == {"goes", "comes"}
+
+
 def test_workers_that_are_all_refused_end_the_job(tmp_path: Path) -> None:
     with (
         workers(tmp_path, 1) as client,
-        pytest.raises(ClusterFailed, match=r"1 worker refused, and no other is left; .*, 7 here"),
+        pytest.raises(ClusterFailed, match=r"1 worker refused, and no other is left; .*, 7 here\."),
     ):
         list(run_tasks(client, partial(sleepy, tmp_path, 0), names(2), Rules(stamp=odd_one)))
 

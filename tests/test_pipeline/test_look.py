@@ -16,6 +16,8 @@ from pipeline.look import Lookout, StageSight
 from shards.commit import CommitRecord, StageLog
 from shards.events import append
 from shards.layout import Layout
+from shards.lock import holder
+from tests.commands import succeed
 from tests.conftest import MakeConfig
 
 
@@ -146,10 +148,20 @@ def test_what_became_of_the_holder(make_config: MakeConfig, state: str) -> None:
     host = "elsewhere" if state == "not seen" else socket.gethostname()
     if state != "nobody":
         holds(config, dead_pid() if state == "gone" else os.getpid(), host, ago_s=1)
+    layout = Layout(config.run)
+    before = {"verb": "shard", "seconds": 1.0, "holds_since": 7.25}
+    append(layout, done=True, **before)  # of another holder, whatever its clock said
     if state in ("done", "failed"):
-        append(Layout(config.run), verb="shard", done=state == "done", seconds=1.0)
-    append(Layout(config.run), verb="fit", done=False, seconds=1.0)  # holds no run
+        held = holder(layout.lock)
+        assert held is not None
+        append(layout, done=state == "done", **before | {"holds_since": held.since_s})
+    append(layout, verb="fit", done=False, seconds=1.0)  # holds no run
     assert Lookout(config).look().state == state
+
+
+def test_who_only_cleared_up_has_done_its_work(config: Config) -> None:
+    assert succeed("shards", "gc", config.run)
+    assert Lookout(config).look().state == "done"
 
 
 def test_notable_events_are_told_once(config: Config) -> None:

@@ -42,7 +42,7 @@ def test_it_waits_until_there_is_room(
 ) -> None:
     slept: list[float] = []
     disk(monkeypatch, 0, 0, 10, LEAST_BYTES)
-    assert Room(log, 4, 60, slept.append).make(FULL)
+    assert Room(log, 60, slept.append).make(FULL, 4)
     assert sum(slept) <= 15
     said = capsys.readouterr().out
     assert "0 MB free, 67 MB needed to go on; waiting 60 s for room" in said
@@ -54,10 +54,10 @@ def test_the_time_is_for_all_waiting_together(
 ) -> None:
     slept: list[float] = []
     disk(monkeypatch, 0)
-    waiting = Room(log, 4, 12, slept.append)
-    assert not waiting.make(FULL)
+    waiting = Room(log, 12, slept.append)
+    assert not waiting.make(FULL, 4)
     assert slept == [5, 5, 2]
-    assert not waiting.make(FULL)
+    assert not waiting.make(FULL, 4)
     assert sum(slept) == 12
 
 
@@ -65,7 +65,7 @@ def test_with_room_it_still_waits_a_little(log: StageLog, monkeypatch: pytest.Mo
     """As where a quota is full, which the disk's room does not show."""
     slept: list[float] = []
     disk(monkeypatch, 1 << 40)
-    assert Room(log, 4, 60, slept.append).make(FULL)
+    assert Room(log, 60, slept.append).make(FULL, 4)
     assert slept == [5]
 
 
@@ -74,8 +74,8 @@ def test_what_was_in_flight_together_waits_once(
 ) -> None:
     slept: list[float] = []
     disk(monkeypatch, 1 << 40)
-    waiting = Room(log, 256, 60, slept.append)
-    assert all(waiting.make(FULL) for _ in range(256))
+    waiting = Room(log, 60, slept.append)
+    assert all(waiting.make(FULL, 256) for _ in range(256))
     assert slept == [5]
 
 
@@ -86,7 +86,7 @@ def test_what_is_needed_follows_what_was_made(
         files = (FileRecord(f"audio/{shard}", 100_000_000, "0"),)
         log.commit(CommitRecord("shard", "default", shard, "f", {"clips": 2}, "", files))
     disk(monkeypatch, 0)
-    assert not Room(log, 4, 5, lambda _: None).make(FULL)
+    assert not Room(log, 5, lambda _: None).make(FULL, 4)
     assert "800 MB needed" in capsys.readouterr().out
 
 
@@ -96,5 +96,5 @@ def test_it_looks_at_the_disk_that_is_full(
     other = tmp_path / "other"
     other.mkdir()
     error = OSError(errno.ENOSPC, "No space left on device", str(other / "gone/file"))
-    Room(log, 1, 5, lambda _: None).make(error)
+    Room(log, 5, lambda _: None).make(error, 1)
     assert f"{other}: the disk is full" in capsys.readouterr().out

@@ -73,8 +73,11 @@ def _sample(places: list[tuple[str, int]], every: int) -> list[tuple[str, int]]:
 
 def _fail_once(config: Path, fault: str, directory: Path) -> None:
     process = trials.start(["shard", str(config)], directory / "log", waits=True)
-    with trials.injected(process, fault, directory / "strace", directory / "log.gate"):
+    log = directory / "strace"
+    with trials.injected(process, fault, log, directory / "log.gate"):
         pass
+    is_killed = process.exitcode == -signal.SIGKILL
+    assert is_killed if "KILL" in fault else "(INJECTED)" in log.read_text(), f"{fault} never came"
     findings = verify(Layout(directory / "run"), "full")  # what stands is whole, or is not there
     allowed = {"plan.json", "commits/shard/default/recipe.json"}
     assert {fault.path for fault in findings.faults} <= allowed, findings.faults
@@ -123,7 +126,7 @@ def kills(directory: Path, *, count: int = 1000, seed: int = 1) -> Report:
 
 
 def layouts(directory: Path, *, count: int = 20, seed: int = 3) -> Report:
-    """The same job with 1, 2, 4, 8 workers or none, killed or not, under two BLAS kernels."""
+    """The same job with 1, 2, 4, 8 workers or none, killed or not, under four BLAS kernels."""
     config = small_job(directory, num_clips=64, num_shards=16)
     rng, hashes = random.Random(seed), Counter[str]()
     for number in range(count):

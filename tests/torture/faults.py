@@ -100,6 +100,7 @@ def _with_a_cut(
         process = _driver(config, [f"run={run_directory}", *words])
         wait_until(lambda: _at_work(run_directory) == {"near", "far"}, "work on both hosts")
         time.sleep(rng.uniform(0.0, 1.0))
+        assert process.poll() is None, "the job was over before the link was cut"
         host.set_link("down")
         time.sleep(seconds)
         host.set_link("up")

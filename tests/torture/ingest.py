@@ -3,8 +3,8 @@ break or hold.
 
     points     every file system call of a job, once each with SIGKILL, ENOSPC and EIO
     kills      SIGKILL at random moments, until the job is done, over and over
-    flips      one flipped bit anywhere in a run: found by `verify`, refused by readers
-    layouts    1 to 8 workers, orders, kills, BLAS kernels: one tree
+    flips      one flipped bit anywhere in a run: found by `verify`
+    layouts    1 to 8 workers, kills, BLAS kernels, locales, umasks: one tree
     broken     ESC-10 and 300 broken files in one run whose workers are killed
     scale      memory and CPU time at 1 and at 10 times the clips
 

@@ -88,56 +88,67 @@ class Trial:
     rng: random.Random
 
 
-def _kill_worker(trial: Trial) -> None:
+Loss = Callable[[Trial], bool]  # False where there was nobody to lose just then
+
+
+def _kill_worker(trial: Trial) -> bool:
     victim = trial.cluster.worker(trial.rng)
     if victim is not None:
         victim.kill()
+    return victim is not None
 
 
-def _kill_node(trial: Trial) -> None:
+def _kill_node(trial: Trial) -> bool:
     """A nanny and its worker at once."""
     nanny = trial.cluster.nanny(trial.rng)
     os.killpg(nanny.pid, signal.SIGKILL)
     nanny.wait(END_LIMIT_S)
+    return True
 
 
-def _freeze_worker(trial: Trial) -> None:
+def _freeze_worker(trial: Trial) -> bool:
     """Longer or shorter than the scheduler waits for a sign of life; thawed then."""
     victim = trial.cluster.worker(trial.rng)
-    if victim is not None:
-        with suppress(psutil.NoSuchProcess):
-            victim.suspend()
-            time.sleep(trial.rng.uniform(1.0, MOST_FROZEN_S))
-            victim.resume()
+    if victim is None:
+        return False
+    victim.suspend()
+    time.sleep(trial.rng.uniform(1.0, MOST_FROZEN_S))
+    with suppress(psutil.NoSuchProcess):  # its nanny may have ended it
+        victim.resume()
+    return True
 
 
-def _tell_worker(trial: Trial) -> None:
+def _tell_worker(trial: Trial) -> bool:
     """What a batch system does before it takes the node."""
     nanny = trial.cluster.nanny(trial.rng)
     nanny.terminate()
     nanny.wait(END_LIMIT_S)
+    return True
 
 
-def _kill_scheduler(trial: Trial) -> None:
+def _kill_scheduler(trial: Trial) -> bool:
     victim = trial.cluster.scheduler()
     victim.kill()
     victim.wait(END_LIMIT_S)
+    return True
 
 
-def _kill_driver(trial: Trial) -> None:
+def _kill_driver(trial: Trial) -> bool:
     trial.driver.kill()
+    return True
 
 
-def _tell_driver(trial: Trial) -> None:
+def _tell_driver(trial: Trial) -> bool:
     trial.driver.terminate()
+    return True
 
 
-KILLS: Mapping[str, Callable[[Trial], None]] = {
+KILLS: Mapping[str, Loss] = {
     "worker": _kill_worker,
     "scheduler": _kill_scheduler,
     "driver": _kill_driver,
 }
-LOSSES: Mapping[str, Callable[[Trial], None]] = {
+LOSSES: Mapping[str, Loss] = {
     "node": _kill_node,
     "frozen worker": _freeze_worker,
     "worker told to go": _tell_worker,
@@ -156,9 +167,7 @@ def losses(directory: Path, *, runs: int = 24, seed: int = 26) -> Report:
     return _trials(directory, LOSSES, runs, seed)
 
 
-def _trials(
-    directory: Path, ways: Mapping[str, Callable[[Trial], None]], runs: int, seed: int
-) -> Report:
+def _trials(directory: Path, ways: Mapping[str, Loss], runs: int, seed: int) -> Report:
     rng = random.Random(seed)
     config, overrides = _job(directory)
     expected, took_s = _reference(config, overrides, directory)
@@ -175,7 +184,7 @@ def _trials(
     finally:
         cluster.close()
     started = {f"{name}s_started": count for name, count in cluster.starts.items()}
-    return {"runs": runs, "trees": 1, "lost_at_work": dict(lost), **started}
+    return {"runs": runs, "trees": 1, "lost_while_it_ran": dict(lost), **started}
 
 
 def _job(directory: Path) -> tuple[Path, list[str]]:
@@ -227,23 +236,21 @@ class Job:
 def _with_a_loss(
     cluster: Cluster,
     job: Job,
-    lose: Callable[[Trial], None],
+    lose: Loss,
     moment_s: float,
     rng: random.Random,
 ) -> bool:
-    """Drive a job to its end through one loss; whether it was at work when that came."""
+    """Drive a job to its end through one loss; whether that came while the driver ran."""
     with job.driver(*_at(cluster.ready())) as driver:
         with suppress(subprocess.TimeoutExpired):
             driver.wait(moment_s)
-        was_at_work = driver.poll() is None
-        if was_at_work:
-            lose(Trial(cluster, driver, rng))
+        is_lost = driver.poll() is None and lose(Trial(cluster, driver, rng))
         code = driver.wait(LIMIT_S)
     for _ in range(MOST_AGAIN):
         assert code in AGAIN or (code == 1 and NOBODY in job.said), job.said
         assert "Traceback" not in job.said, job.said
         if code == 0:
-            return was_at_work
+            return is_lost
         with job.driver(*_at(cluster.ready())) as driver:
             code = driver.wait(LIMIT_S)
     raise AssertionError(f"the job never ended well: {job.said}")

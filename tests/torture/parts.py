@@ -14,6 +14,7 @@ from tests.torture.hosts import NotHere
 from tests.torture.job import Report
 
 Part = Callable[[Path], Report]
+NOT_TRIED = "not_tried"
 
 
 def main(name: str, about: str, parts: Mapping[str, Part]) -> int:
@@ -27,8 +28,13 @@ def main(name: str, about: str, parts: Mapping[str, Part]) -> int:
     for part in args.parts or parts:
         kept = args.directory / f"{part}.json"
         if not kept.exists():
-            kept.write_text(json.dumps(_tried(parts[part], args.directory / part)))
-        reports[part] = json.loads(kept.read_text())
+            reports[part] = _tried(parts[part], args.directory / part)
+            if NOT_TRIED not in reports[part]:
+                partial = kept.with_suffix(".partial")
+                partial.write_text(json.dumps(reports[part]))
+                partial.replace(kept)
+        else:
+            reports[part] = json.loads(kept.read_text())
         print(f"{part}: {json.dumps(reports[part])}", flush=True)
     print(json.dumps({"torture": name, **reports}))
     return 0
@@ -41,7 +47,7 @@ def _tried(part: Part, place: Path) -> Report:
     try:
         report = part(place)
     except NotHere as error:
-        report = {"not_tried": str(error)}
+        report = {NOT_TRIED: str(error)}
     report["seconds"] = round(time.monotonic() - began_s, 1)
     shutil.rmtree(place)
     return report
