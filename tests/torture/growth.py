@@ -15,7 +15,8 @@ from tests.torture.job import Report, committed, fresh, small_job
 
 
 def scale(directory: Path, *, clips: int = 96, times: int = 10, rounds: int = 5) -> Report:
-    """Peak memory of a worker, and CPU time a clip, at 1 and at `times` times the clips."""
+    """Peak memory of an inline job with its decoder, and CPU time a clip, at 1 and at `times` times
+    the clips."""
     report: Report = {}
     for factor in (1, times):
         place = directory / str(factor)
@@ -33,7 +34,7 @@ def scale(directory: Path, *, clips: int = 96, times: int = 10, rounds: int = 5)
 
 def _measured(config: Path, num_clips: int) -> tuple[float, float]:
     """CPU milliseconds a clip from the first committed shard to the last, and the peak memory of
-    the worker with its decoder, in MiB."""
+    the process with its decoder, in MiB."""
     run = Path(yaml.safe_load(config.read_text())["run"])
     shutil.rmtree(run, ignore_errors=True)
     process = fresh(config, [], "")
