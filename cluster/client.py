@@ -12,16 +12,16 @@ from distributed.client import ClosedClientError
 from cluster.tls import Keys
 from configs.errors import ClusterFailed, ClusterLost, InputError
 
-CONNECT_LIMIT_S = 30
 GONE = "the scheduler is gone; what is committed is kept: run the same command again"
 
 
 def connect(address: str, keys: Keys | None) -> Client:
-    """A client of the scheduler; raises ClusterFailed where none answers, or refuses."""
+    """A client of the scheduler; raises ClusterFailed where none answers, or refuses, within Dask's
+    own limit (`distributed.comm.timeouts.connect`)."""
     if keys is None and address.startswith("tls://"):
         raise InputError(f"{address} wants certificates: give cluster.tls.ca, .cert and .key")
     try:
-        return Client(address, security=keys and keys.security(), timeout=CONNECT_LIMIT_S)
+        return Client(address, security=keys and keys.security())
     except (OSError, RuntimeError) as error:
         raise ClusterFailed(f"no scheduler answers at {address}: {error}") from None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -18,7 +17,7 @@ import pytest
 
 from cluster.tls import Keys
 from tests.commands import ROOT, command, run, succeed
-from tests.dask_processes import QUICK, Started, scheduler, worker
+from tests.dask_processes import QUICK, scheduler, worker
 from tests.processes import is_at_work, wait_until
 from tests.torture.job import committed, small_job
 from tests.torture.trials import tree_hash
@@ -116,36 +115,6 @@ def test_a_lost_driver_leaves_nothing_that_stops_the_next(
     assert tree_hash(run_directory) == expected
 
 
-@pytest.mark.parametrize("whom", ["worker", "nanny", "both"])
-def test_a_worker_that_is_told_to_go_or_killed_loses_nothing(
-    config: Path, expected: str, tmp_path: Path, whom: str
-) -> None:
-    """SIGTERM to the nanny is what a batch system does before the wall time; SIGKILL to the whole
-    group is a node that fails."""
-    run_directory = tmp_path / "run"
-    with (
-        scheduler(tmp_path) as (_, address),
-        worker(tmp_path, address, "stays"),
-        worker(tmp_path, address, "goes") as goes,
-        driver(config, f"run={run_directory}", *at(address)) as job,
-    ):
-        wait_until(lambda: len(committed(run_directory)) >= 2, "a shard")
-        end(goes, whom)
-        code, said = ended(job)
-    assert code == 0, said
-    assert tree_hash(run_directory) == expected
-
-
-def end(started: Started, whom: str) -> None:
-    if whom == "worker":
-        started.workers[0].kill()
-    elif whom == "nanny":
-        started.process.send_signal(signal.SIGTERM)
-        assert started.process.wait(30) is not None
-    else:
-        os.killpg(started.process.pid, signal.SIGKILL)
-
-
 # --- a cluster that stands -------------------------------------------------------------------
 
 
@@ -208,7 +177,8 @@ def test_an_address_where_nobody_answers(config: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        done = run("pipeline", "shard", config, f"run={tmp_path / 'run'}", *at(address))
+        soon = "cluster.dask.distributed.comm.timeouts.connect=3s"
+        done = run("pipeline", "shard", config, f"run={tmp_path / 'run'}", *at(address), soon)
     assert done.returncode == 1
     assert f"no scheduler answers at {address}" in done.stderr
     assert "Traceback" not in done.stderr

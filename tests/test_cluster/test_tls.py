@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Client
 
@@ -60,11 +61,11 @@ def test_a_client_of_another_authority_is_refused(address: str, strangers: Keys)
         Client(address, security=strangers.security(), timeout=3)
 
 
-def test_a_refused_client_is_told_in_one_line(
-    address: str, strangers: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cluster.client.CONNECT_LIMIT_S", 3)
-    with pytest.raises(ClusterFailed, match=f"no scheduler answers at {address}"):
+def test_a_refused_client_is_told_in_one_line(address: str, strangers: Keys) -> None:
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "3s"}),
+        pytest.raises(ClusterFailed, match=f"no scheduler answers at {address}"),
+    ):
         connect(address, strangers)
     with pytest.raises(InputError, match="wants certificates"):
         connect(address, None)
