@@ -14,12 +14,15 @@ from pathlib import Path
 
 import psutil
 
+from cluster.settings import environment, settings
 from cluster.tls import Keys
+from configs.cluster import ClusterConfig
 from tests.commands import ROOT
 from tests.processes import dask_workers, family
 
 LIMIT_S = 60.0
-QUICK = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s"}
+OURS = environment(settings(ClusterConfig()))  # idle, they leave the cores to others
+QUICK = OURS | {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s"}
 
 
 @dataclass(frozen=True)
