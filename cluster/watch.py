@@ -12,11 +12,12 @@ from distributed import Client
 from cluster.client import GONE, asking, is_connected, workers_of
 from cluster.guard import WorkerRefused
 from cluster.rules import Rules
+from cluster.settings import num_workers
 from configs.console import counted, say
 from configs.errors import ClusterFailed, ClusterLost
 
 SLOWEST_TIMES = 5.0  # so many times the slowest task without any end is no accident
-MOST_REFUSED = 3  # times the workers that ever were there at once
+MOST_REFUSED = 3  # times the workers of a job: others would be no better
 FIXED = {"local", "ssh", "address"}  # kinds that start no worker in place of one that goes
 MEND = "start it anew, from this checkout and where it sees the run"
 FIRST_WORD_S = 10.0  # of waiting for workers; each further word comes after twice the time
@@ -32,7 +33,7 @@ class Watch:
         self._client, self._rules = client, rules
         self._refused: set[str] = set()
         self._present: frozenset[str] = frozenset()
-        self._most_slots = 1
+        self._most_slots = num_workers(rules.config)  # that were there, or are to come
         self._looked_s = self._moved_s = self._seen_s = time.monotonic()
         self._next_word_s = FIRST_WORD_S
         self._slowest_s = 0.0
