@@ -26,7 +26,7 @@ from cluster.submit import run_tasks
 from configs.cluster import ClusterConfig
 from configs.errors import ClusterFailed, ClusterLost
 from tests.dask_processes import scheduler
-from tests.processes import wait_until
+from tests.processes import family, wait_until
 
 QUICK = {"distributed": {"scheduler": {"worker-ttl": "6s"}}}
 PIECES = tuple(f"piece{number}" for number in range(13))
@@ -122,11 +122,8 @@ def sleepy(directory: Path, seconds: float, name: str) -> str:
     return name
 
 
-def wait_for(path: Path, limit_s: float = 20.0) -> str:
-    deadline_s = time.monotonic() + limit_s
-    while not (path.exists() and path.read_text()):
-        assert time.monotonic() < deadline_s, f"{path} never came"
-        time.sleep(0.01)
+def wait_for(path: Path) -> str:
+    wait_until(lambda: path.exists() and path.read_text(), str(path), 20.0)
     return path.read_text()
 
 
@@ -230,17 +227,14 @@ def worker_process(address: str, *words: str, **env: str) -> Iterator[subprocess
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parents[2],
     )
-    family: list[psutil.Process] = []
     try:
         yield process
     finally:
-        if psutil.pid_exists(process.pid):
-            family = psutil.Process(process.pid).children(recursive=True)
+        below = family(process.pid)[1:]
         process.terminate()
         process.wait(30)
-        for child in family:
-            if child.is_running():
-                child.kill()
+        for child in filter(psutil.Process.is_running, below):
+            child.kill()
 
 
 def test_a_worker_with_other_versions_is_refused_by_name(
