@@ -43,6 +43,8 @@ def _kills(
     """Whether a worker dies of these pieces; any other error of theirs they have survived."""
     probe: dict[str, Any] = {f"probe-{name}": (task, pieces)}
     while True:
+        while not engine.capacity:  # those that are there are refused
+            engine.ended(LONG_S)
         engine.start(bisection.probe, probe)
         ended: list[Ended] = []
         while not ended:

@@ -45,7 +45,7 @@ def disk(directory: Path, *, rounds: int = 10, seed: int = 23) -> Report:
             waited += _on_a_full_disk(config, words, place)
             assert tree_hash(place / "run") == expected, f"{room} bytes of room: another tree"
             assert not list((place / "run/partial").iterdir())
-    return {"rounds": rounds, "trees": 1, "waited": waited}
+    return {"rounds": rounds, "waited": waited}
 
 
 def _files(run_directory: Path) -> list[Path]:
@@ -87,7 +87,7 @@ def link(directory: Path, *, rounds: int = 10, seed: int = 24) -> Report:
             cut_s += _with_a_cut(directory / f"run{number}", config, address, keys, host, rng)
             assert tree_hash(directory / f"run{number}") == expected, f"round {number}: another"
             shutil.rmtree(directory / f"run{number}")
-    return {"rounds": rounds, "trees": 1, "cut_s": round(cut_s, 1)}
+    return {"rounds": rounds, "cut_s": round(cut_s, 1)}
 
 
 def _with_a_cut(
@@ -122,13 +122,15 @@ def poison(directory: Path, *, rounds: int = 10, seed: int = 25) -> Report:
     rng = random.Random(seed)
     config, _ = _reference(directory, num_clips=36, num_shards=6)
     ids = index_of(Layout(directory / "inline")).column("id").to_pylist()
+    seen: set[str] = set()
     for number in range(rounds):
         guilty = rng.choice(ids)
         trees = {
             _poisoned(config, directory / f"run{number}{again}", guilty, ids) for again in "ab"
         }
         assert len(trees) == 1, f"{guilty} kills workers: two trees"
-    return {"rounds": rounds, "runs": 2 * rounds, "named": rounds, "lost": 0}
+        seen |= trees
+    return {"rounds": rounds, "runs": 2 * rounds, "trees": len(seen)}
 
 
 def _poisoned(config: Path, run_directory: Path, guilty: str, ids: Sequence[str]) -> str:

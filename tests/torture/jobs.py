@@ -47,7 +47,7 @@ def jobs(directory: Path, *, rounds: int = 10, kills: int = 4, seed: int = 22) -
         assert tree_hash(place) == expected, f"round {number}: another tree"
         submitted += _ended(batch_system.groups(Path(env[batch_system.STATE])))
         shutil.rmtree(place)
-    return {"rounds": rounds, "trees": 1, "jobs_killed": killed, "jobs_submitted": submitted}
+    return {"rounds": rounds, "jobs_killed": killed, "jobs_submitted": submitted}
 
 
 def _on_slurm() -> list[str]:

@@ -190,7 +190,7 @@ def _trials(directory: Path, ways: Mapping[str, Loss], runs: int, seed: int) -> 
     finally:
         cluster.close()
     started = {f"{name}s_started": count for name, count in cluster.starts.items()}
-    return {"runs": runs, "trees": 1, "lost_at_work": dict(lost), "undisturbed": missed, **started}
+    return {"runs": runs, "lost_at_work": dict(lost), "undisturbed": missed, **started}
 
 
 def _job(directory: Path) -> tuple[Path, list[str]]:
