@@ -3,8 +3,8 @@
 No decoder reports every damage: libsndfile returns what is left of a cut MP3 or WAV without a
 word. So the length that the container promises is read here and compared with what came out.
 Sources of the formats: RIFF WAVE (Microsoft, 1994) and EBU Tech 3306 (RF64); RFC 9639 (FLAC);
-RFC 3533 (Ogg) and the Vorbis I specification; ISO 11172-3 with the Xing and LAME
-tags (MP3).
+RFC 3533 (Ogg) and the Vorbis I specification; ISO 11172-3 with the Xing and LAME tags (MP3);
+ISO 13818-7 (ADTS); ATSC A/52 (AC-3).
 """
 
 from __future__ import annotations
@@ -15,26 +15,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
+from pipeline.audio import chunks
 from pipeline.audio.flac_frames import (
     MAX_HEADER_BYTES,
     end_candidates,
     first_frame,
     read_header,
 )
-from pipeline.audio.limits import check_stream
+from pipeline.audio.limits import Declared, check_stream
 from pipeline.audio.refusal import ClipRefused
 from pipeline.audio.sniff import SNDFILE_WAV_CODECS, Format, id3_bytes, wav_codec
 
 UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what a WAV that was written to a pipe says of its length
-
-
-@dataclass(frozen=True)
-class Declared:
-    """Sample rate, channels and samples a channel that a header promises; None: not said."""
-
-    rate_hz: int | None = None
-    channels: int | None = None
-    samples: int | None = None
 
 
 def declared(data: bytes, found: Format, total_bytes: int) -> Declared:
@@ -266,7 +258,7 @@ ADTS_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 
 
 
 def _adts(data: bytes, total_bytes: int) -> Declared:
-    """AAC in ADTS (ISO 13818-7, section 6.2): frames that say how long they are, and no total.
+    """AAC in ADTS (section 6.2): frames that say how long they are, and no total.
 
     What FFmpeg takes for its duration is a guess from its first frames.
     """
@@ -289,42 +281,31 @@ def _adts(data: bytes, total_bytes: int) -> Declared:
     return Declared(ADTS_RATES_HZ[rate], None, samples)
 
 
-# --- boxes: MP4 and Matroska, whose samples FFmpeg counts ---------------------------------------
+AC3_KBIT = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 
 
-def _mp4(data: bytes, total_bytes: int) -> Declared:
-    """The chain of top-level boxes (ISO 14496-12, section 4.2) must end with the file."""
+def _ac3(data: bytes, total_bytes: int) -> Declared:
+    """AC-3 and E-AC-3: frames that say how long they are, and no total; FFmpeg drops
+    what is left of the last one."""
     at = 0
-    while at + 8 <= len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        if size == 1:
-            size = int.from_bytes(data[at + 8 : at + 16], "big")
-        if size == 0:  # to the end of the file
-            return Declared()
-        if size < 8 or at + size > total_bytes:
-            raise ClipRefused("truncated", f"the box at byte {at} ends behind the file")
+    while 0 < (size := _ac3_frame_bytes(data[at : at + 6])) <= len(data) - at:
         at += size
+    if at < len(data) == total_bytes and not data[at:].startswith(TRAILERS):
+        raise ClipRefused("truncated", f"no whole AC-3 frame at byte {at}")
     return Declared()
 
 
-def _matroska(data: bytes, total_bytes: int) -> Declared:
-    """The segment (RFC 8794, section 6; RFC 9559) must end with the file, if it has a size."""
-    header_size, at = _ebml_number(data, 4)
-    segment_size, at = _ebml_number(data, at + header_size + 4)
-    if segment_size != UNKNOWN_SEGMENT and at + segment_size > total_bytes:
-        there = total_bytes - at
-        raise ClipRefused("truncated", f"{there} of {segment_size} bytes of its segment")
-    return Declared()
-
-
-UNKNOWN_SEGMENT = (1 << 56) - 1  # a stream that was written live
-
-
-def _ebml_number(data: bytes, at: int) -> tuple[int, int]:
-    """A number of variable length, and where it ends."""
-    length = 9 - data[at].bit_length()
-    number = int.from_bytes(data[at : at + length], "big") & ((1 << 7 * length) - 1)
-    return number, at + length
+def _ac3_frame_bytes(header: bytes) -> int:
+    """0 where there is no frame."""
+    if len(header) < 6 or header[:2] != b"\x0b\x77":
+        return 0
+    if header[5] >> 3 > 10:  # the version of E-AC-3
+        return 2 * (((header[2] & 7) << 8 | header[3]) + 1)
+    rate, code = header[4] >> 6, header[4] & 63
+    if rate == 3 or code >> 1 >= len(AC3_KBIT):
+        return 0
+    kbit = AC3_KBIT[code >> 1]
+    return (4 * kbit, 2 * (320 * kbit // 147 + code % 2), 6 * kbit)[rate]
 
 
 READERS: dict[str, Callable[[bytes, int], Declared]] = {
@@ -333,6 +314,14 @@ READERS: dict[str, Callable[[bytes, int], Declared]] = {
     "ogg": _ogg,
     "mp3": _mp3,
     "aac": _adts,
-    "mp4": _mp4,
-    "matroska": _matroska,
+    "ac3": _ac3,
+    "aiff": chunks.aiff,
+    "asf": chunks.asf,
+    "au": chunks.au,
+    "avi": chunks.avi,
+    "caf": chunks.caf,
+    "flv": chunks.flv,
+    "matroska": chunks.matroska,
+    "mp4": chunks.mp4,
+    "w64": chunks.w64,
 }

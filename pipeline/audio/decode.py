@@ -14,9 +14,10 @@ import soxr
 
 from configs.schema import AudioConfig
 from pipeline.audio import sndfile
-from pipeline.audio.declared import Declared, declared
+from pipeline.audio.declared import declared
 from pipeline.audio.limits import (
     WHOLE,
+    Declared,
     Samples,
     Source,
     WaveformN,

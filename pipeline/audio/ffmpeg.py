@@ -45,12 +45,13 @@ def read(source: Source, demuxer: str, promised: int | None, window: Window) -> 
 
     `promised` is the stream's exact length where its container tells it. Else FFmpeg's duration
     counts, but for one frame where the codec is lossy: what comes out beyond it is padding. Raises
-    ClipRefused where FFmpeg gives up, a packet is cut, or there is more audio than `max_clip_s`.
+    ClipRefused where FFmpeg gives up, a packet is cut (of samples that are counted, FFmpeg makes up
+    the packets: a short one at the end is no damage), or there is more audio than `max_clip_s`.
     """
     with _opened(source, demuxer) as (container, stream):
         rate_hz, channels = stream.rate, stream.channels
         check_stream(rate_hz, channels)
-        end = None
+        is_counted, end = promised is not None, None
         if promised is None and demuxer not in GUESSING_DEMUXERS:
             promised, end = _promised(container, stream)
         wanted, start = window.wanted(promised, rate_hz), window.start(rate_hz)
@@ -58,7 +59,7 @@ def read(source: Source, demuxer: str, promised: int | None, window: Window) -> 
         ends = (end, None if window.end_s is None else round(window.end_s * rate_hz))
         most = start + check_length(None, rate_hz, window)
         stop = min(end for end in (most, *ends) if end is not None)
-        mono_N = _decode(container, stream, start, stop)
+        mono_N = _decode(container, stream, start, stop, is_counted)
     check_length(len(mono_N), rate_hz, window)
     return Samples(mono_N, channels, rate_hz, wanted, "FFmpeg")
 
@@ -109,7 +110,11 @@ def _frame_samples(stream: av.AudioStream) -> int:
 
 
 def _decode(
-    container: av.container.InputContainer, stream: av.AudioStream, start: int, stop: int
+    container: av.container.InputContainer,
+    stream: av.AudioStream,
+    start: int,
+    stop: int,
+    is_counted: bool,
 ) -> WaveformN:
     """The samples, mixed to mono, from `start` up to `stop`.
 
@@ -120,7 +125,7 @@ def _decode(
     parts: list[WaveformN] = []
     at = first = 0
     for packet in container.demux(stream):
-        if packet.is_corrupt:
+        if packet.is_corrupt and not is_counted:
             raise ClipRefused("truncated", f"a packet after {at} samples is cut")
         for frame in packet.decode():
             if (frame.sample_rate, frame.layout.nb_channels) != declared:

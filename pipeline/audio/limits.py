@@ -57,6 +57,15 @@ class Samples:
     decoder: str
 
 
+@dataclass(frozen=True)
+class Declared:
+    """Sample rate, channels and samples a channel that a header promises; None: not said."""
+
+    rate_hz: int | None = None
+    channels: int | None = None
+    samples: int | None = None
+
+
 def check_stream(rate_hz: int, channels: int) -> None:
     """Raises ClipRefused for a sample rate or number of channels that no recording has."""
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
