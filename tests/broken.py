@@ -62,15 +62,22 @@ def encoded(
 ID3V2 = b"ID3\x04\0\0\0\0\x27\x10" + bytes(0x27 << 7 | 0x10)  # a tag of 5 kB, of zeros
 
 
-def muxed(container: str, codec: str, rate_hz: int = RATE_HZ, **options: str) -> bytes:
-    """One second through one of FFmpeg's encoders."""
+def muxed(
+    container: str,
+    codec: str,
+    rate_hz: int = RATE_HZ,
+    num_samples: int = RATE_HZ,
+    **options: str,
+) -> bytes:
+    """One second, or as many samples of that rate, through one of FFmpeg's encoders."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container, options=options) as output:
         stream = output.add_stream(codec, rate=rate_hz)
         stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(
-            samples(1, RATE_HZ).T.copy(), format="fltp", layout="mono"
-        )
+        if codec == "wmav2":  # of the usual rate it makes nothing
+            stream.bit_rate = 64_000
+        audio_CN = chirp(1, RATE_HZ, num_samples).T.copy()
+        frame = av.AudioFrame.from_ndarray(audio_CN, format="fltp", layout="mono")
         frame.sample_rate = RATE_HZ
         context = stream.codec_context
         resampler = av.AudioResampler(

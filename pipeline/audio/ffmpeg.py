@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 
 import av
 import numpy as np
+from av.codec.context import Flags2
 
 from pipeline.audio.limits import (
     Samples,
@@ -31,7 +33,9 @@ OFFSET_AND_SCALE = {
     "i2": (0.0, 2.0**15),
     "i4": (0.0, 2.0**31),
 }
-GUESSING_DEMUXERS = ("aac", "ac3", "amr")  # frames without a total: durations go by the bit rate
+# No length, or a wrong one: of frames without a total FFmpeg guesses it from the bit rate, AVI's is
+# rounded up to its packets, and ASF's has what players are to wait for before they begin.
+GUESSING_DEMUXERS = ("aac", "ac3", "amr", "asf", "avi")
 
 
 def seconds(source: Source, demuxer: str) -> float | None:
@@ -44,7 +48,7 @@ def read(source: Source, demuxer: str, promised: int | None, window: Window) -> 
     """Decode from the start of the first audio stream to the end of the window.
 
     `promised` is the stream's exact length where its container tells it. Else FFmpeg's duration
-    counts, but for one frame where the codec is lossy: what comes out beyond it is padding. Raises
+    counts, as exactly as it is meant: what comes out beyond it is padding. Raises
     ClipRefused where FFmpeg gives up, a packet is cut (of samples that are counted, FFmpeg makes up
     the packets: a short one at the end is no damage), or there is more audio than `max_clip_s`.
     """
@@ -78,6 +82,9 @@ def _opened(
             if stream.codec_context is None:
                 raise ClipRefused("unreadable", "a codec that FFmpeg does not know")
             stream.codec_context.thread_count = 1
+            if demuxer == "caf" and not _is_lossy(stream):
+                # The rest of a last frame that is short anyway would be taken off once more.
+                stream.codec_context.flags2 |= Flags2.skip_manual
             if not stream.rate or not stream.channels:
                 raise ClipRefused("unreadable", "no sample rate or no channels")
             yield container, stream
@@ -99,14 +106,27 @@ def _promised(
     if declared_s is None:
         return None, None
     samples = round(declared_s * stream.rate)
-    return max(0, samples - _frame_samples(stream)), samples
+    tick = _tick_samples(stream)
+    most = samples if _is_lossy(stream) else samples + tick
+    return max(0, samples - tick - _frame_samples(container, stream)), most
 
 
-def _frame_samples(stream: av.AudioStream) -> int:
-    """Samples that a codec may add or leave out at the ends: a frame where it is lossy."""
-    context = stream.codec_context
-    is_lossy = context.codec.lossy and not context.codec.lossless
-    return max(context.frame_size, USUAL_FRAME) if is_lossy else 0
+def _tick_samples(stream: av.AudioStream) -> int:
+    """How far a duration may be off because the container's clock is coarser than samples:
+    Matroska counts milliseconds."""
+    return 0 if stream.time_base is None else max(0, ceil(stream.time_base * stream.rate) - 1)
+
+
+def _frame_samples(container: av.container.InputContainer, stream: av.AudioStream) -> int:
+    """Samples that may be missing at the ends: a frame of a lossy codec, and of any in Core Audio,
+    where FFmpeg's own files, up to its version 5, count a short last frame as a whole one."""
+    is_exact = not _is_lossy(stream) and container.format.name != "caf"
+    return 0 if is_exact else max(stream.codec_context.frame_size, USUAL_FRAME)
+
+
+def _is_lossy(stream: av.AudioStream) -> bool:
+    codec = stream.codec_context.codec
+    return codec.lossy and not codec.lossless
 
 
 def _decode(

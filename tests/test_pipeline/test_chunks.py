@@ -25,10 +25,11 @@ ENCODED = [
     *(("AU", subtype) for subtype in ("PCM_16", "ALAW", "G721_32")),
 ]
 MUXED = [
-    *(("caf", codec) for codec in ("pcm_s16le", "adpcm_ima_qt", "libmp3lame")),
-    *(("avi", codec) for codec in ("aac", "libmp3lame")),
+    *(("caf", codec) for codec in ("pcm_s16le", "adpcm_ima_qt", "libmp3lame", "alac")),
+    *(("avi", codec) for codec in ("pcm_s16le", "aac", "libmp3lame")),
     *(("flv", codec) for codec in ("aac", "libmp3lame", "pcm_s16le")),
     ("w64", "adpcm_ms"),
+    ("asf", "wmav2"),
 ]
 ALL = [f"{kind} {codec}" for kind, codec in (*ENCODED, *MUXED)]
 
@@ -139,3 +140,25 @@ def test_a_raw_stream_cut_within_a_frame_is_refused(codec: str) -> None:
         if data[cut : cut + 2] != b"\x0b\x77":
             with pytest.raises(ClipRefused, match="truncated: no whole AC-3 frame"):
                 decode(data[:cut])
+
+
+@pytest.mark.parametrize("num_samples", [4_096, 7_001, 30_001])
+@pytest.mark.parametrize(
+    "name", ["matroska alac", "matroska pcm_s16le", "avi pcm_s16le", "caf alac", "ipod alac"]
+)
+def test_no_whole_file_of_a_lossless_codec_loses_a_sample(name: str, num_samples: int) -> None:
+    """Durations may be rounded: to milliseconds, or to packets."""
+    kind, codec = name.split()
+    data = muxed(kind, codec, num_samples=num_samples)
+    assert decode(data).source_samples == num_samples
+
+
+def test_core_audio_may_count_a_short_last_packet_as_a_whole_one() -> None:
+    """As FFmpeg wrote it up to version 5."""
+    data = bytearray(whole("caf alac")[0])
+    at, _ = caf_chunk(bytes(data), b"pakt")
+    num_packets, num_valid, _, rest = struct.unpack_from(">qqii", data, at + 12)
+    assert num_valid + rest == 4_096 * num_packets
+    assert rest
+    struct.pack_into(">qqii", data, at + 12, num_packets, num_valid + rest, 0, 0)
+    assert decode(bytes(data)).source_samples == num_valid
