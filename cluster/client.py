@@ -13,6 +13,7 @@ from cluster.tls import Keys
 from configs.errors import ClusterFailed, ClusterLost, InputError
 
 GONE = "the scheduler is gone; what is committed is kept: run the same command again"
+ANSWER_LIMIT_S = 60.0  # a scheduler that is stopped keeps its connections, and never answers
 
 
 def connect(address: str, keys: Keys | None) -> Client:
@@ -41,10 +42,10 @@ def asking() -> Iterator[None]:
 
 
 def workers_of(client: Client) -> Mapping[str, Any]:
-    """What the scheduler knows of each worker, by address."""
+    """What the scheduler knows of each worker, by address, now. (`Client.scheduler_info` gives what
+    was known, at times without its workers.)"""
+    scheduler: Any = client.scheduler
     with asking():
-        known: Mapping[str, Any] = client.scheduler_info(n_workers=-1)
-    if "workers" not in known:  # what a client knows that is looking for its scheduler
-        raise ClusterLost(GONE)
+        known = client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER_LIMIT_S)
     workers: Mapping[str, Any] = known["workers"]
     return workers

@@ -17,16 +17,18 @@ from typing import Any, Protocol
 
 from distributed import Client, Future
 
-from cluster.client import GONE, asking
-from cluster.guard import Guarded, Receipt, WorkerRefused
+from cluster.client import ANSWER_LIMIT_S, GONE, asking
+from cluster.guard import Guarded, Receipt, TaskFailed, WorkerRefused, compare
 from cluster.rules import Rules
 from cluster.watch import Watch
-from configs.errors import ClusterLost
+from configs.errors import ClusterLost, LostSight
 
 TASKS_PER_SLOT = 2  # enough to keep a worker fed while its receipt travels
 MOST_PER_SLOT, AHEAD_S = 32, 0.5  # of short tasks as many as this time holds, and no more
 MEAN_OVER = 20  # tasks
-RESULT_LIMIT_S = 30.0  # for a receipt to come from its worker
+RESULT_LIMIT_S = 3.0  # for receipts to come; a lost one must not keep the others waiting
+
+NOWHERE: frozenset[str] = frozenset()
 
 Function = Callable[[Any], Any]
 
@@ -39,6 +41,7 @@ class Ended:
     receipt: Receipt[Any] | None
     error: BaseException | None = None
     has_begun: bool = True  # False: it still waited on its worker, as far as is known
+    worker: str = ""  # where an error of the task's own came up, if that is known
 
 
 class Stranded(Exception):
@@ -56,14 +59,17 @@ class Engine(Protocol):
     def capacity(self) -> int:
         """How many attempts may be in it."""
 
-    def start(self, function: Function, arguments: Mapping[str, Any]) -> None:
-        """Begin an attempt at each argument, under its name."""
+    def start(
+        self, function: Function, arguments: Mapping[str, Any], off: frozenset[str] = NOWHERE
+    ) -> None:
+        """Begin an attempt at each argument, under its name: not on the workers `off`, if there are
+        others."""
 
     def ended(self, limit_s: float) -> list[Ended]:
         """The attempts that have ended; waits for one, at most so long: there may be none."""
 
     def dismiss(self, refused: WorkerRefused) -> None:
-        """Let a worker go."""
+        """Let a worker go; raises LostSight where this process itself is no longer what it was."""
 
     def close(self) -> None:
         """Forget what has not ended."""
@@ -77,7 +83,12 @@ class Here:
     def __init__(self) -> None:
         self._waiting: deque[tuple[str, Function, Any]] = deque()
 
-    def start(self, function: Function, arguments: Mapping[str, Any]) -> None:
+    def start(
+        self,
+        function: Function,
+        arguments: Mapping[str, Any],
+        off: frozenset[str] = NOWHERE,  # noqa: ARG002 - there is no other place
+    ) -> None:
         self._waiting.extend((name, function, value) for name, value in arguments.items())
 
     def ended(self, limit_s: float) -> list[Ended]:
@@ -145,7 +156,9 @@ class Workers:
         # With no worker one task waits, so that a scheduler which scales itself sees work.
         return max(1, self._watch.num_slots * max(TASKS_PER_SLOT, ahead))
 
-    def start(self, function: Function, arguments: Mapping[str, Any]) -> None:
+    def start(
+        self, function: Function, arguments: Mapping[str, Any], off: frozenset[str] = NOWHERE
+    ) -> None:
         if not arguments:
             return
         guarded = Guarded(function, self._rules.stamp, self._expected, self._topic)
@@ -153,7 +166,7 @@ class Workers:
         self._begun.difference_update(names)
         keys = [f"{name}-{uuid.uuid4().hex[:8]}" for name in names]
         resources = dict(self._rules.resources) or None
-        values, allowed = list(arguments.values()), self._watch.allowed()
+        values, allowed = list(arguments.values()), self._watch.allowed(off)
         with asking():
             futures = self._client.map(
                 guarded,
@@ -209,11 +222,14 @@ class Workers:
         return [key for key, future in futures.items() if future.status != "lost"]
 
     def _failed(self, key: str) -> Ended:
-        error = self._attempts[key].future.exception()
+        error, worker = self._attempts[key].future.exception(), ""
+        if isinstance(error, TaskFailed):
+            worker, error = error.worker, error.error
         if isinstance(error, ImportError):  # of the task itself, or of what it is made of
-            error = WorkerRefused(self._erred_on(key), "", (f"it cannot import: {error}",))
+            worker = worker or self._erred_on(key)
+            error = WorkerRefused(worker, "", (f"it cannot import: {error}",))
         name = self._forget(key)
-        return Ended(name, None, error, has_begun=name in self._begun)
+        return Ended(name, None, error, has_begun=name in self._begun, worker=worker)
 
     def _receipts(self, keys: list[str]) -> list[Ended]:
         """Fetch what the workers hold, all at once: one by one it takes most of the driver's time.
@@ -248,9 +264,15 @@ class Workers:
             return str(next(iter(dask_scheduler.tasks[key].erred_on or [""])))
 
         with asking():
-            return str(self._client.run_on_scheduler(look))
+            return str(self._client.run_on_scheduler(look, callback_timeout=ANSWER_LIMIT_S))
 
     def dismiss(self, refused: WorkerRefused) -> None:
+        changed = compare(self._expected, self._rules.stamp())
+        if changed:  # then it is not the worker that is wrong
+            raise LostSight(
+                f"something has changed since the job began: {'; '.join(changed)}. What is "
+                "committed is kept: mend it and run the same command again"
+            )
         self._watch.dismiss(refused)
 
     def close(self) -> None:

@@ -24,6 +24,14 @@ class WorkerRefused(Exception):
         self.worker, self.who, self.differences = worker, who, differences
 
 
+class TaskFailed(Exception):
+    """An error of a task, and the worker on which it came up."""
+
+    def __init__(self, worker: str, error: Exception) -> None:
+        super().__init__(worker, error)
+        self.worker, self.error = worker, error
+
+
 @dataclass(frozen=True)
 class Receipt(Generic[Result]):
     """What a task gave, who ran it, and how long that took."""
@@ -62,7 +70,7 @@ class Guarded(Generic[Argument, Result]):
         except Exception as error:
             # With deep frames on it Dask cannot send an error, and the task would never end.
             error.__cause__ = error.__context__ = None
-            raise error.with_traceback(None) from None
+            raise TaskFailed(worker.address, error.with_traceback(None)) from None
         return Receipt(result, worker.address, time.monotonic() - began_s)
 
 

@@ -25,6 +25,7 @@ class Ledger(Generic[Argument]):
         self._running: set[str] = set()
         self._reasons: defaultdict[str, list[str]] = defaultdict(list)
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._off: defaultdict[str, set[str]] = defaultdict(set)
 
     @property
     def is_open(self) -> bool:
@@ -58,9 +59,21 @@ class Ledger(Generic[Argument]):
         return self._reasons[name].count(reason)
 
     def count(self, name: str, what: str) -> int:
-        """How often something has now happened to a task that is no failure of its own."""
+        """How often something has now happened to a task, or a worker, that may not be to blame."""
         self._counts[name, what] += 1
         return self._counts[name, what]
+
+    def forgive(self, name: str, what: str) -> None:
+        """Count from nothing again."""
+        del self._counts[name, what]
+
+    def keep_off(self, name: str, worker: str) -> None:
+        """Let a task's next attempts run elsewhere."""
+        self._off[name].add(worker)
+
+    def off(self, name: str) -> frozenset[str]:
+        """The workers that a task was not to run on."""
+        return frozenset(self._off.get(name, ()))
 
     def finish(self, name: str) -> Argument:
         """The task is done with; returns its argument."""

@@ -65,12 +65,34 @@ def _scheduler(config: ClusterConfig, home: Path, keys: Keys | None) -> Any:
         return getattr(module, system.cluster)(
             scheduler_options=options,
             silence_logs=logging.CRITICAL,
+            job_cls=_remembering(getattr(module, system.cluster).job_cls),
             **job_options(config, home, keys),
         )
     except (RuntimeError, ValueError) as error:
         interface = section_of(config).interface
         where = f"interface {interface}" if interface else "this machine"
         raise ClusterFailed(f"no scheduler on {where}: {one_line(error)}") from None
+
+
+def _remembering(job_class: Any) -> Any:
+    """The same job, but it knows why it was refused: later than at the start, Dask tells nobody."""
+
+    class Remembering(job_class):  # type: ignore[misc]
+        refusal = ""
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (RuntimeError, ValueError, OSError) as error:
+                self.refusal = _words_of(error)
+                raise
+
+    return Remembering
+
+
+def _words_of(error: Exception) -> str:
+    """What the batch system itself said."""
+    return one_line(str(error).partition("stderr:")[2] or str(error))
 
 
 @contextmanager
@@ -88,9 +110,8 @@ def _submit(cluster: Any, config: ClusterConfig) -> None:
     try:
         cluster.sync(_submitted, cluster, num_jobs(config))
     except (RuntimeError, ValueError, OSError) as error:
-        words = str(error).partition("stderr:")[2] or str(error)
         raise ClusterFailed(
-            f"{SYSTEMS[config.kind].submit} took no job: {one_line(words)}; mend "
+            f"{SYSTEMS[config.kind].submit} took no job: {_words_of(error)}; mend "
             f"cluster.{config.kind} (`python -m cluster script CONFIG` prints the job)"
         ) from None
 

@@ -13,6 +13,8 @@ import dask
 from distributed import SchedulerPlugin, Status
 from distributed.deploy.adaptive import Adaptive
 
+from configs.console import say
+
 ASK_EVERY_S = 20.0
 UNKNOWN_JOB = re.compile(r"invalid job id|unknown job|has finished", re.IGNORECASE)
 
@@ -37,6 +39,7 @@ class ReplaceLost(Adaptive):
     Adaptive submits again what is planned and not there. That a job is not there any more, Dask
     sees only for jobs of one worker that came; here for those of several (all of them came and are
     gone), and for those of which none ever came: the batch system is asked whether it knows them.
+    A job that the batch system refused counts as one that is there; it is submitted again.
     """
 
     cluster: Any
@@ -48,9 +51,11 @@ class ReplaceLost(Adaptive):
         self._last_seen_s: dict[str, float] = {}
 
     async def recommendations(self, target: int) -> dict[str, Any]:
-        for name in [*self._lost(), *await self._vanished()]:
+        for name in [*self._lost(), *await self._absent()]:
             job = self.cluster.workers.pop(name, None)
             if job is not None:
+                if job.refusal:
+                    say(f"warning: a lost job was not replaced: {job.refusal}; trying again")
                 await job.close()  # or the batch system might run it again
                 job.status = Status.closed  # which Dask looks at, and jobs do not say
         found: dict[str, Any] = await super().recommendations(target)
@@ -79,19 +84,18 @@ class ReplaceLost(Adaptive):
                 del self._last_seen_s[name]
                 yield name
 
-    async def _vanished(self) -> list[str]:
-        """Jobs without a worker now that the batch system does not know any more."""
-        observed = self.observed
-        silent = {
-            str(job.job_id): name
-            for name, job in self.cluster.workers.items()
-            if job.job_id is not None and not self._workers_of(name) & observed
-        }
+    async def _absent(self) -> list[str]:
+        """Jobs without a worker now that the batch system does not know any more, or never took."""
+        jobs, observed = self.cluster.workers, self.observed
+        silent = [name for name in jobs if not self._workers_of(name) & observed]
         if not silent or time.monotonic() - self._asked_s < ASK_EVERY_S:
             return []
         self._asked_s = time.monotonic()
-        known = await _known(self._list_jobs(list(silent)))
-        return [] if known is None else [silent[job] for job in silent if job not in known]
+        refused = [name for name in silent if jobs[name].job_id is None]
+        taken = {str(jobs[name].job_id): name for name in silent if name not in refused}
+        known = await _known(self._list_jobs(list(taken))) if taken else set()
+        lost = [] if known is None else [taken[job] for job in taken if job not in known]
+        return [*refused, *lost]
 
 
 async def _known(command: Sequence[str]) -> set[str] | None:

@@ -10,7 +10,8 @@ one that met a full disk, when there is room again.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -22,13 +23,14 @@ from cluster.guard import WorkerRefused
 from cluster.isolate import isolate
 from cluster.ledger import Ledger
 from cluster.rules import Rules
-from configs.errors import AudiolexError
+from configs.errors import LostSight
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 MOST_BYSTANDING = 3
 KILLS_BEFORE_ALONE = 2  # a worker may be killed under any task, once
 MOST_ATTEMPTS = 6
 MOST_IO_ERRORS = 2
+MOST_FAULTS = 3  # of disks and networks on a worker, of tasks that others did
 LONG_S = 3600.0
 
 Argument = TypeVar("Argument")
@@ -87,12 +89,19 @@ class _Job(Generic[Argument, Result]):
     def outcomes(self) -> Iterator[Outcome[Argument, Result]]:
         ledger = self.ledger
         while ledger.is_open:
-            names = ledger.take(self.engine.capacity)
-            self.engine.start(self.function, {name: ledger.arguments[name] for name in names})
+            self._start(ledger.take(self.engine.capacity))
             for ended in self.engine.ended(ledger.until_next_s(LONG_S)):
                 outcome = self._settle(ended)
                 if outcome is not None:
                     yield outcome
+
+    def _start(self, names: Sequence[str]) -> None:
+        """Begin attempts, together those that may run on the same workers."""
+        alike: defaultdict[frozenset[str], dict[str, Argument]] = defaultdict(dict)
+        for name in names:
+            alike[self.ledger.off(name)][name] = self.ledger.arguments[name]
+        for off, arguments in alike.items():
+            self.engine.start(self.function, arguments, off)
 
     def _settle(self, ended: Ended) -> Outcome[Argument, Result] | None:
         """The outcome of an attempt; None where there will be another one."""
@@ -101,26 +110,39 @@ class _Job(Generic[Argument, Result]):
             self.rules.note(
                 event="done", task=name, worker=receipt.worker, took_s=round(receipt.seconds, 3)
             )
+            self._judge(receipt.worker, self.ledger.off(name))
             return Outcome(self.ledger.finish(name), receipt.result, None)
-        if error is not None and self._tries_again(name, error, ended.has_begun):
+        if error is not None and self._tries_again(ended, error):
             return None
         if isinstance(error, KilledWorker):
             error = WorkersLost(self.ledger.failures(name, "killed") + 1, _worker_of(error))
         self.rules.note(event="failed", task=name, reason=describe(error))
         return Outcome(self.ledger.finish(name), None, error)
 
-    def _tries_again(self, name: str, error: BaseException, has_begun: bool) -> bool:
+    def _judge(self, good: str, bad: frozenset[str]) -> None:
+        """A task went well that had met a disk's or network's fault on other workers. One of which
+        that is true again and again, and that does nothing well, has to go."""
+        self.ledger.forgive(good, "fault")
+        for worker in bad:
+            if self.ledger.count(worker, "fault") == MOST_FAULTS:
+                why = f"{MOST_FAULTS} tasks in a row failed there that went well elsewhere"
+                self._dismiss(WorkerRefused(worker, "", (why,)))
+
+    def _tries_again(self, ended: Ended, error: BaseException) -> bool:
+        name = ended.name
         if isinstance(error, WorkerRefused):
             self._dismiss(error)
         if isinstance(error, WorkerRefused | Stranded):
             self.ledger.again(name)
             return True
-        if self.ledger.attempts(name) + 1 >= MOST_ATTEMPTS or isinstance(error, AudiolexError):
+        if self.ledger.attempts(name) + 1 >= MOST_ATTEMPTS:
             return False
         if isinstance(error, KilledWorker):
-            return self._after_a_kill(name, error, has_begun)
-        if isinstance(error, OSError):
-            return self._after_an_io_error(name, error)
+            return self._after_a_kill(name, error, ended.has_begun)
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            return self._after_a_full_disk(name, error)
+        if isinstance(error, OSError | LostSight):
+            return self._after_a_fault(ended, error)
         return False
 
     def _dismiss(self, error: WorkerRefused) -> None:
@@ -154,15 +176,20 @@ class _Job(Generic[Argument, Result]):
             self.rules.note(event="isolated", task=name, pieces=list(guilty))
             self.ledger.arguments[name] = self.rules.bisection.without(task, guilty)
 
-    def _after_an_io_error(self, name: str, error: OSError) -> bool:
-        if error.errno in FULL_DISK:
-            self.rules.note(event="full disk", task=name, reason=describe(error))
-            if not self.rules.make_room(error, self.engine.num_slots):
-                return False
-        elif self.ledger.failures(name, "io") + 1 >= MOST_IO_ERRORS:
+    def _after_a_full_disk(self, name: str, error: OSError) -> bool:
+        self.rules.note(event="full disk", task=name, reason=describe(error))
+        if not self.rules.make_room(error, self.engine.num_slots):
             return False
-        reason = "full" if error.errno in FULL_DISK else "io"
-        self._again_later(name, reason, error)
+        self._again_later(name, "full", error)
+        return True
+
+    def _after_a_fault(self, ended: Ended, error: BaseException) -> bool:
+        """Of a disk or network: it may pass, or be the worker's own."""
+        if self.ledger.failures(ended.name, "io") + 1 >= MOST_IO_ERRORS:
+            return False
+        if ended.worker:
+            self.ledger.keep_off(ended.name, ended.worker)
+        self._again_later(ended.name, "io", error)
         return True
 
     def _again_later(self, name: str, reason: str, error: BaseException) -> None:

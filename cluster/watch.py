@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from distributed import Client
+from distributed.client import ClosedClientError
 
-from cluster.client import GONE, asking, is_connected, workers_of
+from cluster.client import ANSWER_LIMIT_S, GONE, asking, is_connected, workers_of
 from cluster.guard import WorkerRefused
 from cluster.rules import Rules
 from cluster.settings import num_workers
@@ -32,7 +33,7 @@ class Watch:
     def __init__(self, client: Client, rules: Rules[Any]) -> None:
         self._client, self._rules = client, rules
         self._refused: set[str] = set()
-        self._present: frozenset[str] = frozenset()
+        self._workers: Mapping[str, Any] = {}
         self._most_slots = num_workers(rules.config)  # that were there, or are to come
         self._looked_s = self._moved_s = self._seen_s = time.monotonic()
         self._next_word_s = FIRST_WORD_S
@@ -72,7 +73,7 @@ class Watch:
         say(f"worker {worker} {who}is refused: {differences}; {MEND}")
         if not self._is_shared:
             with asking():
-                self._client.retire_workers([worker], close_workers=True)
+                self._client.retire_workers([worker], callback_timeout=ANSWER_LIMIT_S)
         self.num_slots = self._count()
         is_fixed = self._rules.config.kind in FIXED
         if is_fixed and not self.num_slots:
@@ -91,25 +92,38 @@ class Watch:
     def _is_shared(self) -> bool:
         return self._rules.config.kind == "address"
 
-    def allowed(self) -> frozenset[str] | None:
+    def allowed(self, off: frozenset[str] = frozenset()) -> frozenset[str] | None:
         """The workers that may be given tasks; None: all. One that is refused stays where others
-        use it, too."""
-        if not (self._refused and self._is_shared):
+        use it, too; one of those `off` only where there is no other."""
+        refused = frozenset(self._refused) if self._is_shared else frozenset()
+        if not (refused or off):
             return None
-        return self._present - self._refused
+        fit = frozenset(self._workers) - refused
+        return fit - off or fit
 
     def has_any_of(self, workers: frozenset[str]) -> bool:
         """Whether one of them was there at the last look."""
-        return not workers.isdisjoint(self._present)
+        return not workers.isdisjoint(self._workers)
 
     def _count(self) -> int:
         """Threads of the workers that have what the tasks ask for."""
-        workers = workers_of(self._client)
-        self._present = frozenset(workers)
-        able = [worker for address, worker in workers.items() if self._is_able(address, worker)]
+        self._workers = self._workers_now()
+        able = [worker for where, worker in self._workers.items() if self._is_able(where, worker)]
         num_slots = sum(int(worker["nthreads"]) for worker in able)
         self._most_slots = max(self._most_slots, num_slots)
         return num_slots
+
+    def _workers_now(self) -> Mapping[str, Any]:
+        """Those that the scheduler knows; after a break, while the client looks for it, those that
+        were there before. Raises ClusterLost where it is there and gives no answer."""
+        if self._client.status == "connecting":
+            return self._workers
+        try:
+            return workers_of(self._client)
+        except ClusterLost as lost:
+            if isinstance(lost.__cause__, TimeoutError) or not is_connected(self._client):
+                raise
+            return self._workers
 
     def _is_able(self, address: str, worker: Mapping[str, Any]) -> bool:
         has = worker.get("resources", {})
@@ -138,16 +152,18 @@ class Watch:
         limit_s = max(self._rules.config.stall_s, SLOWEST_TIMES * self._slowest_s)
         if seconds <= limit_s:
             return
-        where = dump_state(self._client, self._rules.home)
         raise ClusterLost(
-            f"no task has ended for {seconds:.0f} s (cluster.stall_s): the cluster's state is in "
-            f"{where}; run the same command again"
+            f"no task has ended for {seconds:.0f} s (cluster.stall_s): "
+            f"{dump_state(self._client, self._rules.home)}; run the same command again"
         )
 
 
-def dump_state(client: Client, home: Path) -> Path:
-    """Write what scheduler and workers know of themselves; returns the file."""
-    home.mkdir(parents=True, exist_ok=True)
+def dump_state(client: Client, home: Path) -> str:
+    """Write down what scheduler and workers know of themselves; says where, or why not."""
     stem = home / f"stall-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
-    client.dump_cluster_state(str(stem), format="yaml")
-    return stem.with_suffix(".yaml")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        client.dump_cluster_state(str(stem), format="yaml", callback_timeout=ANSWER_LIMIT_S)
+    except (OSError, RuntimeError, ClosedClientError) as error:
+        return f"the cluster's state could not be had ({type(error).__name__}: {error})"
+    return f"the cluster's state is in {stem.with_suffix('.yaml')}"

@@ -3,7 +3,8 @@
     AudiolexError               1   the base: what, which, what to do
     ├── ConfigError             2   the config or an override is wrong; lists every fault
     ├── InputError              2   a path, list or file that the job was given
-    │   └── RecipeMismatch      2   the run was made with other settings; lists the keys
+    │   ├── RecipeMismatch      2   the run was made with other settings; lists the keys
+    │   └── LostSight           2   what was there when the job began is not any more
     ├── NotMadeYet              2   an earlier stage has to run first
     ├── RunLocked               1   another driver is at work in this run
     ├── IntegrityError          1   bytes on disk are not those on record
@@ -33,6 +34,7 @@ __all__ = [
     "DifferentBytes",
     "InputError",
     "IntegrityError",
+    "LostSight",
     "NotMadeYet",
     "Preempted",
     "RecipeMismatch",
@@ -83,6 +85,11 @@ class RecipeMismatch(InputError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.parts, {"__notes__": notes_of(self)}
+
+
+class LostSight(InputError):
+    """Something that was there when the job began is not to be seen any more, here or on a worker:
+    a disk that went away."""
 
 
 class NotMadeYet(AudiolexError):

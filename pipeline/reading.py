@@ -38,6 +38,7 @@ REFUSED_ERRNOS = {
     errno.ELOOP: "missing",
     errno.ENXIO: "not_a_file",
 }
+PATH_REASONS = frozenset(REFUSED_ERRNOS.values())
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,11 @@ class ClipReader:
             raise ClipRefused(reason, f"{row['path']}: {error.strerror or reason}") from None
 
     def has(self, row: Mapping[str, Any]) -> bool:
-        """Whether anything stands where the clip should be."""
+        """Whether something can be read where the clip should be."""
         try:
             self.read(row, hashes=False)
         except ClipRefused as refusal:
-            return refusal.reason != "missing"
+            return refusal.reason not in PATH_REASONS
         return True
 
     def _file(self, path: str, *, is_whole: bool) -> Given:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -28,8 +29,8 @@ from pipeline.shard_task import (
     without_clips,
 )
 from pipeline.stage import Stage, run_shards
-from pipeline.stamp import library_versions
-from pipeline.storage import absolute, require
+from pipeline.stamp import Sight, library_versions
+from pipeline.storage import absolute, require, sight
 from shards.commit import CommitRecord, FileRecord, StageLog, publish_bytes
 from shards.frames import write_group
 from shards.index import NAME, STAGE, decoded, read_shard_index
@@ -58,7 +59,9 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     tasks = [
         task_of(config, layout, shard, fingerprint, witness) for shard in range(plan.num_shards)
     ]
-    stage = Stage(log, fingerprint, make_shard, Bisection(clip_ids, try_clips, without_clips))
+    seen: Sight = partial(sight, absolute(config.source.root), witness["path"]) if witness else dict
+    bisection = Bisection(clip_ids, try_clips, without_clips)
+    stage = Stage(log, fingerprint, make_shard, bisection, seen)
     records = run_shards(stage, tasks, config.cluster, client)
     before = find_seal(layout, STAGE, NAME)
     shared = {"group": group, "statistics": _write_statistics(layout, records)}

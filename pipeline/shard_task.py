@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import InputError
+from configs.errors import LostSight
 from configs.frames import FramesConfig
 from configs.schema import AudioConfig
 from pipeline.audio.clip import Clip
 from pipeline.audio.limits import Window
 from pipeline.audio.refusal import ClipRefused
 from pipeline.audio.sandbox import Sandbox, own_sandbox
-from pipeline.reading import ClipReader, Found
+from pipeline.reading import PATH_REASONS, ClipReader, Found
 from shards import plan as plans
 from shards.atomic import Attempt
 from shards.commit import (
@@ -125,18 +125,18 @@ def _decode_clips(
                 error.add_note(f"clip {plan_row['id']}")
                 raise
             rows.append(row)
-        if any(row["reason"] == "missing" for row in rows if row["status"] == QUARANTINED):
+        if any(row["reason"] in PATH_REASONS for row in rows if row["status"] == QUARANTINED):
             _require_the_source(task, reader)
     return rows, np.concatenate(frames)
 
 
 def _require_the_source(task: ShardTask, reader: ClipReader) -> None:
-    """Raises InputError where even a clip that was there is missing now: a disk that went away
+    """Raises LostSight where even a clip that was there cannot be read now: a disk that went away
     must not become clips in quarantine."""
     if not reader.has(task.witness):
-        raise InputError(
-            f"source.root: {task.source_root} no longer holds {task.witness['path']}: is the disk "
-            "still mounted? Run the same command again when it is back"
+        raise LostSight(
+            f"source.root: {task.witness['path']} of {task.source_root} can no longer be read: is "
+            "the disk still mounted? Run the same command again when it is back"
         )
 
 

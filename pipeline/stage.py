@@ -20,7 +20,7 @@ from configs.cluster import ClusterConfig
 from configs.console import Progress, counted, say
 from configs.errors import AudiolexError, IntegrityError, StageFailed, notes_of
 from pipeline.room import Room
-from pipeline.stamp import stamp
+from pipeline.stamp import Sight, stamp
 from shards.commit import RECIPE_NAME, CommitRecord, StageLog
 from shards.events import append
 from shards.layout import Layout
@@ -49,12 +49,14 @@ class Stage(Generic[Task]):
         fingerprint: of the recipe that `log` is bound to.
         function: makes and commits the shard of a task; runs on workers.
         bisection: how to find a clip that kills workers, where that can be left out.
+        sight: looks at what else than the run its tasks must see: what, and in which state.
     """
 
     log: StageLog
     fingerprint: str
     function: Callable[[Task], CommitRecord]
     bisection: Bisection[Task] | None = None
+    sight: Sight = dict
 
     @property
     def title(self) -> str:
@@ -99,7 +101,7 @@ def _rules(stage: Stage[Task], config: ClusterConfig) -> Rules[Task]:
     return Rules(
         config=config,
         resources=config.resources_of(log.stage),
-        stamp=partial(stamp, (log.directory / RECIPE_NAME).absolute()),
+        stamp=partial(stamp, (log.directory / RECIPE_NAME).absolute(), stage.sight),
         note=partial(_note, log.layout),
         make_room=room.make,
         bisection=stage.bisection,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import soundfile
 
+from pipeline.storage import UNSEEN
+
 LIBRARIES = ("av", "soxr", "scipy", "zarr", "numcodecs", "pyarrow")  # that decide bytes
 ALSO_COMPARED = ("numpy", "dask", "distributed")
 PACKAGES = ("cluster", "configs", "pipeline", "shards")
 IMPORTED_LATE = ("pipeline.codebook", "pipeline.shard_task", "pipeline.tokenize_stage")
 SHOWN_CHARS = 12
+Sight = Callable[[], Mapping[str, str]]
 
 
 def library_versions() -> dict[str, str]:
@@ -26,16 +30,17 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def stamp(recipe: Path) -> dict[str, str]:
-    """What must be equal on worker and driver; `recipe` is a stage's, in the run."""
-    return {**_of_this_process(), str(recipe): _hash_of(recipe)}
+def stamp(recipe: Path, sight: Sight) -> dict[str, str]:
+    """What must be equal on worker and driver; `recipe` is a stage's, in the run, and `sight` looks
+    at what else its tasks must see."""
+    return {**_of_this_process(), str(recipe): _hash_of(recipe), **sight()}
 
 
 def _hash_of(recipe: Path) -> str:
     try:
         return hashlib.sha256(recipe.read_bytes()).hexdigest()[:SHOWN_CHARS]
     except OSError:
-        return "not to be seen"
+        return UNSEEN
 
 
 @cache

@@ -18,6 +18,8 @@ AUDIO_SUFFIXES = frozenset((
 ))
 # fmt: on
 
+UNSEEN = "not to be seen"
+
 
 def is_audio_name(path: str) -> bool:
     """Whether a name looks like audio's. Only for choosing among files: what a file really is, its
@@ -49,6 +51,18 @@ def open_binary(root: str, path: str) -> IO[bytes]:
     if not stat.S_ISREG(local.stat().st_mode):
         raise ClipRefused("not_a_file", f"{path}: no regular file")
     return local.open("rb", buffering=0)
+
+
+def sight(root: str, path: str) -> dict[str, str]:
+    """Whether a file below a source's root, which is there, can be read from here, too."""
+    if is_remote(root):  # an address is the same everywhere, and its faults pass
+        return {}
+    try:
+        with open_binary(root, path) as file:
+            file.read(1)
+    except (OSError, ClipRefused):
+        return {root: UNSEEN}
+    return {root: "to be seen"}
 
 
 def find(root: str, pattern: str) -> list[str]:

@@ -184,7 +184,9 @@ def test_a_disk_that_goes_away_in_a_shard_makes_no_quarantine(
     usual = ClipReader.read
     with monkeypatch.context() as patch:
         patch.setattr(ClipReader, "read", read_and_unmount)
-        with pytest.raises(InputError, match="no longer holds audio/.*still mounted"):
+        with pytest.raises(
+            InputError, match="audio/.*can no longer be read: is the disk still mounted"
+        ):
             run_verb(config, "shard")
     log = StageLog(Layout(config.run), "shard", "default")
     assert log.committed() == {0}
