@@ -41,11 +41,16 @@ def asking() -> Iterator[None]:
         raise ClusterLost(GONE) from error
 
 
+def ask(client: Client, question: str, **details: Any) -> Any:
+    """The answer of the scheduler to one of its calls; raises ClusterLost where none comes."""
+    scheduler: Any = client.scheduler
+    with asking():
+        call = getattr(scheduler, question)
+        return client.sync(call, callback_timeout=ANSWER_LIMIT_S, **details)
+
+
 def workers_of(client: Client) -> Mapping[str, Any]:
     """What the scheduler knows of each worker, by address, now. (`Client.scheduler_info` gives what
     was known, at times without its workers.)"""
-    scheduler: Any = client.scheduler
-    with asking():
-        known = client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER_LIMIT_S)
-    workers: Mapping[str, Any] = known["workers"]
+    workers: Mapping[str, Any] = ask(client, "identity", n_workers=-1)["workers"]
     return workers

@@ -129,8 +129,8 @@ def _worker_arguments(config: ClusterConfig, section: QueueSection) -> list[str]
 
 
 def lifetime(section: QueueSection) -> tuple[int, int]:
-    """Seconds after which a worker goes, and by how many that varies either way: before the
-    warning comes, so that most shards end in peace."""
+    """Seconds after which a worker goes, and by how many that varies either way, so that not all go
+    at once: before the warning comes. The task in its hands is begun again elsewhere."""
     usable_s = seconds_of(section.walltime) - section.grace_s
     if usable_s <= 0:
         raise InputError(

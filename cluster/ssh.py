@@ -23,6 +23,7 @@ from configs.cluster import ClusterConfig, SshSection
 from configs.errors import ClusterFailed, InputError
 
 CONNECT_LIMIT_S = 20
+LOOK_LIMIT_S = 60  # for Python there to begin
 KEEPALIVE_S = 30
 LOOPBACK_HOSTS = {"localhost", LOOPBACK}
 IN_DIRECTORY = 'cd "$0" && exec "$@"'  # a login shell begins in the home directory
@@ -84,7 +85,8 @@ async def _look_at(host: str, section: SshSection, options: Mapping[str, Any]) -
     asyncssh = extra("asyncssh")
     try:
         async with asyncssh.connect(host, **options) as connection:
-            done = await connection.run(f"{python_command(section)} -c 'import cluster.orphan'")
+            words = f"{python_command(section)} -c 'import cluster.orphan'"
+            done = await connection.run(words, timeout=LOOK_LIMIT_S)
     except (OSError, ValueError, asyncssh.Error) as error:
         raise ClusterFailed(f"ssh {host}: {_cure(asyncssh, error, options)}") from None
     if done.exit_status != 0:
@@ -103,6 +105,8 @@ def _cure(asyncssh: Any, error: Exception, options: Mapping[str, Any]) -> str:
             f"its key is not in {options['known_hosts']} ({words}); log in once with `ssh`, and "
             "compare the fingerprint"
         )
+    if isinstance(error, asyncssh.TimeoutError):
+        return f"Python did not begin within {LOOK_LIMIT_S} s; is a disk stuck there?"
     if isinstance(error, asyncssh.PermissionDenied):
         return f"{words}; `ssh-copy-id`, or another cluster.ssh.username or .private_key"
     return f"no connection ({words}); is sshd there, at cluster.ssh.port?"

@@ -20,6 +20,7 @@ from typing import Any, Self
 from cluster.settings import LOOPBACK
 from cluster.tls import Keys
 from configs.errors import ClusterFailed, InputError
+from configs.processes import is_alive
 
 FILE_NAME, LOCK_NAME, CONFIG_NAME, LOG_NAME = (
     "standing.json",
@@ -29,6 +30,7 @@ FILE_NAME, LOCK_NAME, CONFIG_NAME, LOG_NAME = (
 )
 START_LIMIT_S, STOP_LIMIT_S = 300.0, 90.0
 POLL_S = 0.1
+LOOK_LIMIT_S = 1.0  # for those that only look at the keeper's lock to let go of it
 SHOWN_LINES = 5  # of a keeper's log that did not start
 
 
@@ -105,18 +107,27 @@ def _keeping(home: Path) -> Iterator[int | None]:
     A keeper inherits it, and the kernel lets go of it however that ends."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / LOCK_NAME).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield file.fileno()
+        deadline_s = time.monotonic() + LOOK_LIMIT_S
+        while not (is_ours := _takes(file.fileno(), fcntl.LOCK_EX)):
+            if time.monotonic() > deadline_s:
+                break
+            time.sleep(POLL_S)  # somebody may only look
+        yield file.fileno() if is_ours else None
 
 
 def is_kept(home: Path) -> bool:
     """Whether a keeper is at work on this host, or about to be."""
-    with _keeping(home) as lock:
-        return lock is None
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / LOCK_NAME).open("a") as file:
+        return not _takes(file.fileno(), fcntl.LOCK_SH)  # many may look at a time
+
+
+def _takes(descriptor: int, lock: int) -> bool:
+    try:
+        fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def settled(home: Path) -> Standing | None:
@@ -174,24 +185,8 @@ def stop_keeper(home: Path, standing: Standing) -> bool:
     """Ask the keeper on this host to end what it holds; False where it does not in time."""
     os.kill(standing.pid, signal.SIGTERM)
     deadline_s = time.monotonic() + STOP_LIMIT_S
-    while is_kept(home) or _is_alive(standing.pid):
+    while is_kept(home) or is_alive(standing.pid):
         if time.monotonic() > deadline_s:
             return False
         time.sleep(POLL_S)
     return True
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Ended, and not yet waited for by whoever inherited it."""
-    try:
-        return ") Z " in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # gone since, or no Linux
-        return False

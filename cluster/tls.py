@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 import shutil
 import socket
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from distributed import Security
 
 from configs.cluster import ClusterConfig
 from configs.errors import ClusterFailed, InputError
+from configs.processes import is_alive
 
 SECRET_MODE, SECRET_DIRECTORY_MODE = 0o600, 0o700
 ROLES = ("client", "scheduler", "worker")
@@ -70,11 +71,22 @@ def cluster_keys(config: ClusterConfig, home: Path) -> Iterator[Keys | None]:
     if keys is not None or config.insecure:
         yield keys
         return
-    directory = home.absolute() / f"keys-{uuid.uuid4().hex[:12]}"
+    _sweep(home)
+    directory = (
+        home.absolute() / f"keys-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    )
     try:
         yield make_keys(directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sweep(home: Path) -> None:
+    """Remove the keys of processes of this host that were killed."""
+    for directory in home.glob(f"keys-{socket.gethostname()}-*"):
+        pid = directory.name.rsplit("-", 2)[1]
+        if pid.isdecimal() and not is_alive(int(pid)):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def make_keys(directory: Path) -> Keys:

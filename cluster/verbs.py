@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distributed import Client
 
-from cluster.client import connect, workers_of
+from cluster.client import ask, connect, workers_of
 from cluster.standing import (
     CONFIG_NAME,
     FILE_NAME,
@@ -39,10 +39,10 @@ def up(config: Config) -> int:
         kind = load_config(home / CONFIG_NAME).cluster.kind
         section = config.cluster.model_copy(update={"kind": kind})
         config = config.model_copy(update={"cluster": section})
-    if config.cluster.kind in ("inline", "address"):
+    if config.cluster.kind in ("inline", "address", "kubernetes"):
         raise InputError(
-            f"cluster.kind={config.cluster.kind} starts nothing: say cluster.kind=local, ssh, "
-            "slurm, pbs or kubernetes"
+            f"cluster.kind={config.cluster.kind}: no cluster of that kind can stand by itself; say "
+            "cluster.kind=local, ssh, slurm or pbs"
         )
     standing = settled(home)
     if standing is not None and not standing.is_kept_here:
@@ -87,7 +87,7 @@ def status(config: Config) -> int:
 
 def _say_workers(client: Client) -> None:
     workers = workers_of(client)
-    running = client.processing()
+    running = ask(client, "processing", workers=None)
     num_tasks = sum(map(len, running.values()))
     say(f"  {counted(len(workers), 'worker')}, {counted(num_tasks, 'task')} in their hands")
     for address, worker in workers.items():

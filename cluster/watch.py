@@ -10,7 +10,7 @@ from typing import Any
 from distributed import Client
 from distributed.client import ClosedClientError
 
-from cluster.client import ANSWER_LIMIT_S, GONE, asking, is_connected, workers_of
+from cluster.client import ANSWER_LIMIT_S, GONE, ask, is_connected, workers_of
 from cluster.guard import WorkerRefused
 from cluster.rules import Rules
 from cluster.settings import num_workers
@@ -72,8 +72,7 @@ class Watch:
         who = f"({refused.who}) " if refused.who else ""
         say(f"worker {worker} {who}is refused: {differences}; {MEND}")
         if not self._is_shared:
-            with asking():
-                self._client.retire_workers([worker], callback_timeout=ANSWER_LIMIT_S)
+            ask(self._client, "retire_workers", workers=[worker], close_workers=True)
         self.num_slots = self._count()
         is_fixed = self._rules.config.kind in FIXED
         if is_fixed and not self.num_slots:

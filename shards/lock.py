@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import RunLocked
+from configs.processes import is_alive
 
 _HOLDER = re.compile(r"pid ([0-9]+) on (.+)")
 
@@ -57,22 +58,7 @@ class Holder:
         for a moment in which a driver that starts is refused.)"""
         if self.host != socket.gethostname():
             return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # another user's
-            return True
-        return not _is_zombie(self.pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Ended, and not yet waited for by its parent."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # gone since, or no Linux
-        return False
-    return state.rpartition(")")[2].split()[:1] == ["Z"]
+        return is_alive(self.pid)
 
 
 def holder(path: Path) -> Holder | None:

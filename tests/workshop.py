@@ -95,11 +95,3 @@ def ask(sandbox: Sandbox, data: bytes) -> Clip:
 def pid_of(sandbox: Sandbox) -> int:
     assert sandbox.pid is not None
     return sandbox.pid
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"

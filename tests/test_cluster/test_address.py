@@ -170,7 +170,7 @@ def test_a_cluster_that_cannot_start_says_why(config: Path, tmp_path: Path) -> N
     place = f"run={tmp_path / 'run'}"
     nothing = run("cluster", "up", config, place, "cluster.kind=inline")
     assert nothing.returncode == 2
-    assert "starts nothing" in nothing.stderr
+    assert "cluster.kind=inline: no cluster of that kind can stand by itself" in nothing.stderr
 
 
 def test_an_address_where_nobody_answers(config: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from tests.fakes import batch_system
 from tests.fakes.places import Place, on_fake_system
 from tests.processes import of_groups, wait_until
 
-KINDS = ("slurm", "pbs")
+SUBMIT = {"slurm": "sbatch", "pbs": "qsub"}
+KINDS = tuple(SUBMIT)
 SOON_S = 40.0
 
 
@@ -85,6 +87,42 @@ def test_a_job_that_dies_before_its_worker_comes_is_replaced(
     wait_until(lambda: not of_groups(system.groups()), "the end of all jobs", SOON_S)
 
 
+def failing_once(directory: Path, name: str, flag: Path) -> str:
+    """A PATH on which a command fails while a file is there, which it removes."""
+    path = directory / "busy" / name
+    path.parent.mkdir()
+    usual = shutil.which(name)
+    path.write_text(
+        f'#!/bin/sh\nrm "{flag}" 2>/dev/null || exec "{usual}" "$@"\n'
+        f"echo '{name}: error: Socket timed out' >&2\nexit 1\n"
+    )
+    path.chmod(0o755)
+    return f"{path.parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.mark.slow
+def test_a_replacement_that_is_refused_comes_later(
+    system: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    submit, flag = SUBMIT[system.config["kind"]], tmp_path / "flag"
+    monkeypatch.setattr("cluster.replacement.ASK_EVERY_S", 2.0)
+    monkeypatch.setenv("PATH", failing_once(tmp_path, submit, flag))
+    with open_client(config_in(system), tmp_path / "a place") as opened:
+        client = opened()
+        assert client is not None
+        wait_until(lambda: num_workers(client) == 2, "workers", SOON_S)
+        flag.touch()
+        os.killpg(system.groups()[0], signal.SIGKILL)
+        wait_until(lambda: not flag.exists(), "a refusal", SOON_S)
+        wait_until(lambda: len(system.groups()) == 3, "another job", SOON_S)
+        wait_until(lambda: num_workers(client) == 2, "its worker", SOON_S)
+    said = capsys.readouterr().out
+    assert f"a lost job was not replaced: {submit}: error: Socket timed out; trying again" in said
+
+
 DRIVER = """
 import sys, time
 from pathlib import Path
@@ -131,8 +169,7 @@ def message_of(config: ClusterConfig, place: Path) -> str:
 def test_a_batch_system_that_refuses_is_quoted(
     system: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = system.config["kind"]
-    submit = {"slurm": "sbatch", "pbs": "qsub"}[kind]
+    submit = SUBMIT[system.config["kind"]]
     monkeypatch.setenv("PATH", failing(tmp_path, submit)())
     text = message_of(config_in(system), tmp_path / "place")
     assert text.startswith(f"{submit} took no job: {submit}: error: Invalid account; mend cluster.")
@@ -147,7 +184,7 @@ def test_a_directive_that_the_system_does_not_know_is_quoted(system: Place, tmp_
     assert "took no job: error: unrecognized option '--sygnal'" in text
 
 
-@pytest.mark.parametrize(("kind", "command"), [("slurm", "sbatch"), ("pbs", "qsub")])
+@pytest.mark.parametrize(("kind", "command"), SUBMIT.items())
 def test_a_machine_without_the_commands(
     kind: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from configs.errors import DecoderLost
+from configs.processes import is_alive
 from pipeline.audio.refusal import ClipRefused
 from pipeline.audio.sandbox import MAX_KILLS, ROOT, Sandbox
 from tests.broken import encoded, samples
 from tests.processes import wait_until
-from tests.workshop import EVIL, GOOD, Workshop, ask, is_alive, pid_of
+from tests.workshop import EVIL, GOOD, Workshop, ask, pid_of
 
 # --- deaths --------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from configs.processes import is_alive
 from pipeline.audio.refusal import ClipRefused
-from tests.workshop import EVIL, GOOD, Workshop, ask, is_alive, pid_of
+from tests.workshop import EVIL, GOOD, Workshop, ask, pid_of
 
 
 def test_time_is_counted_anew_for_each_clip(workshop: Workshop) -> None:
