@@ -166,6 +166,21 @@ def test_a_lost_scheduler_does_not_keep_the_driver(place: Place, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_several_hosts(place: Place, tmp_path: Path) -> None:
+    known = Path(place.config["ssh"]["known_hosts"])
+    known.write_text(known.read_text() + known.read_text().replace("[127.0.0.1]", "\n[localhost]"))
+    hosts = config_in(place, hosts=["127.0.0.1", "localhost"], workers_per_host=1)
+    with open_client(hosts, tmp_path / "run") as opened:
+        client = opened()
+        assert client is not None
+        client.wait_for_workers(2, timeout=60)
+        logs = {path.name for path in (tmp_path / "run" / "logs").iterdir()}
+        assert logs == {"ssh-scheduler.log", "ssh-workers-0.log", "ssh-workers-1.log"}
+        assert sorted(client.run(abs, -1).values()) == [1, 1]
+    wait_until(lambda: not on_hosts(place), "the end on all hosts", 60)
+
+
+@pytest.mark.slow
 def test_logs_and_keys(place: Place, tmp_path: Path) -> None:
     """Keys travel as paths: none on a command line, none left."""
     with open_client(config_in(place), tmp_path / "run") as opened:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +50,21 @@ def test_who_has_the_key_works(address: str, keys: Keys, tmp_path: Path) -> None
     with open_client(config, tmp_path) as client:
         outcomes = list(run_tasks(client(), abs, {"abs-0": -3}))
     assert [outcome.result for outcome in outcomes] == [3]
+
+
+def test_keys_that_a_killed_process_left_are_swept(tmp_path: Path) -> None:
+    config = ClusterConfig(kind="slurm")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host = socket.gethostname()
+    kept = [f"keys-{host}-{os.getpid()}-0a", f"keys-elsewhere-{ended.pid}-0a", "keys-of-mine"]
+    for name in (*kept, f"keys-{host}-{ended.pid}-0a"):
+        make_keys(tmp_path / name)
+    with cluster_keys(config, tmp_path) as made:
+        assert made is not None
+        names = {path.name for path in tmp_path.glob("keys-*")}
+        assert names == {*kept, made.key.parent.name}
+    assert {path.name for path in tmp_path.glob("keys-*")} == set(kept)
 
 
 def test_a_plain_client_is_refused(address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,18 +92,20 @@ def test_an_error_for_people_comes_through_as_it_is(log: StageLog) -> None:
     assert notes_of(caught.value) == ["shard 000000"]
 
 
-def test_a_full_disk_ends_the_stage_at_once(log: StageLog) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_nothing_ends_the_stage_at_once(number: int, log: StageLog) -> None:
     tried: list[int] = []
 
     def make(task: Task) -> CommitRecord:
         tried.append(task.shard)
         if task.shard == 2:
-            raise OSError(errno.ENOSPC, "No space left on device", "disk")
+            raise OSError(number, os.strerror(number), "disk")
         return committing(log)(task)
 
     with pytest.raises(StageFailed, match=r"1 of 3 shards failed; the others .*; 7 more were not"):
         run(log, make, [Task(shard) for shard in range(10)])
-    assert tried == [0, 1, 2]
+    assert list(dict.fromkeys(tried)) == [0, 1, 2]
+    assert log.committed() == {0, 1}
 
 
 def test_many_failures_end_the_stage(log: StageLog) -> None:

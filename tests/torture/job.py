@@ -18,6 +18,8 @@ from tests.commands import ROOT
 
 Report = dict[str, Any]
 
+OTHER_CLOCK = Path(__file__).with_name("other_clock")
+
 
 def small_job(directory: Path, num_clips: int = 16, num_shards: int = 2, **over: Any) -> Path:
     """A config for generated clips of 0.4 s in one process; nothing is made yet."""
@@ -57,7 +59,7 @@ def committed(run: Path) -> dict[str, int]:
 
 def fresh(config: Path, overrides: list[str], kernel: str) -> subprocess.Popen[bytes]:
     """`pipeline shard` as a user starts it, under a BLAS kernel, and with it another time zone,
-    locale, hash seed and umask."""
+    locale, hash seed and umask, and clocks that differ between processes."""
     env = {
         **os.environ,
         "PYTHONHASHSEED": str(len(kernel)),
@@ -67,6 +69,7 @@ def fresh(config: Path, overrides: list[str], kernel: str) -> subprocess.Popen[b
     env.pop("OPENBLAS_CORETYPE", None)
     if kernel:
         env["OPENBLAS_CORETYPE"] = kernel
+        env["PYTHONPATH"] = str(OTHER_CLOCK)
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", "shard", str(config), *overrides],
         cwd=ROOT,
