@@ -16,6 +16,7 @@ import pytest
 from distributed import Client
 
 from cluster.launch import open_client
+from cluster.submit import run_tasks
 from configs.cluster import ClusterConfig
 from configs.errors import ClusterFailed, InputError
 from tests.commands import ROOT
@@ -121,6 +122,25 @@ def test_a_replacement_that_is_refused_comes_later(
         wait_until(lambda: num_workers(client) == 2, "its worker", SOON_S)
     said = capsys.readouterr().out
     assert f"a lost job was not replaced: {submit}: error: Socket timed out; trying again" in said
+
+
+def slow_double(number: int) -> int:
+    time.sleep(0.5)
+    return 2 * number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["slurm"], indirect=True)
+def test_jobs_whose_time_is_over_are_followed_by_others(system: Place, tmp_path: Path) -> None:
+    """Workers go at the end of their lifetime, about 8 s here, and lose nothing."""
+    kind = system.config["kind"]
+    section = system.config[kind] | {"walltime": "00:00:12", "grace_s": 4}
+    numbers = {f"task-{number}": number for number in range(40)}
+    with open_client(config_in(system, **{kind: section}), tmp_path / "a place") as opened:
+        outcomes = list(run_tasks(opened(), slow_double, numbers))
+        assert len(system.groups()) > 2
+    assert sorted(outcome.result or 0 for outcome in outcomes) == [2 * n for n in range(40)]
+    assert [outcome.error for outcome in outcomes if outcome.error is not None] == []
 
 
 DRIVER = """
