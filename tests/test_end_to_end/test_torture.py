@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.torture import cluster, ingest
 from tests.torture.hosts import NotHere
+from tests.torture.parts import Part, main
 
 pytestmark = pytest.mark.slow
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -84,3 +87,25 @@ def skipping_what_is_not_here() -> Iterator[None]:
         yield
     except NotHere as error:
         pytest.skip(str(error))
+
+
+def test_the_command_runs_all_parts_or_those_named_and_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[str] = []
+
+    def part(name: str) -> Part:
+        return lambda place: (tried.append(name), {"was_empty": not any(place.iterdir())})[1]
+
+    def run(*words: str) -> dict[str, Any]:
+        monkeypatch.setattr("sys.argv", ["made", "--directory", str(tmp_path), *words])
+        assert main("made", "about nothing", {name: part(name) for name in "abc"}) == 0
+        report: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return report
+
+    assert list(run("b")) == ["torture", "b"]
+    assert list(run()) == ["torture", "a", "b", "c"]
+    assert tried == ["b", "a", "c"]
+    assert run()["a"]["was_empty"]
+    with pytest.raises(SystemExit):
+        run("d")

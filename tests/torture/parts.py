@@ -21,9 +21,12 @@ def main(name: str, about: str, parts: Mapping[str, Part]) -> int:
     """Run what has not been run, in order; print each part's figures as it ends. A part that is
     done is not run again after an interruption; delete its file to do so."""
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("parts", nargs="*", choices=[[], *parts], default=list(parts))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; or all")
     parser.add_argument("--directory", type=Path, default=ROOT / "runs/torture" / name)
     args = parser.parse_args()
+    unknown = [part for part in args.parts if part not in parts]
+    if unknown:
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(parts)}")
     reports: Report = {}
     for part in args.parts or parts:
         kept = args.directory / f"{part}.json"
