@@ -22,7 +22,7 @@ from tests.commands import (
 )
 from tests.conftest import tiny_tree
 
-NUM_KILLS = 5
+NUM_KILLS = 3
 NUM_SHARDS = 24
 NUM_PASSES = 60
 NUM_STEPS = 48
