@@ -13,6 +13,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Where Python is told to write no bytecode, every process would compile all that it imports.
+COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test check demo all shard codebook tokenize train eval report bench torture
@@ -27,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[train,cluster,dev]'
+	$(BIN)/uv pip install --quiet $(COMPILE) --python $(BIN)/python --constraint constraints.txt --editable '.[train,cluster,dev]'
 	@touch $@
 
 test: $(READY) ## run all tests, one process a core

@@ -5,6 +5,7 @@ Work is imported when a verb runs: dask and faiss take a second that `--help` sh
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 def stage(verb: str) -> Callable[[Config], int]:
     def run(config: Config) -> int:
+        # On busy cores, threads of faiss that spin while they wait take ten times what they save.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         from pipeline.verbs import run_verb
 
         return run_verb(config, verb)

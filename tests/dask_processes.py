@@ -21,6 +21,8 @@ from tests.commands import ROOT
 from tests.processes import dask_workers, family
 
 LIMIT_S = 60.0
+# Bokeh's pages, which nobody looks at, would cost each process half a second of its start.
+PLAIN = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
 OURS = environment(settings(ClusterConfig()))  # idle, they leave the cores to others
 QUICK = OURS | {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s"}
 
@@ -87,7 +89,7 @@ def scheduler(
     protocol = "tls" if keys else "tcp"
     words = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", host]
     words += ["--port", str(port), "--protocol", f"{protocol}://", *tls_words(keys)]
-    words += ["--dashboard-address", "127.0.0.1:0"]
+    words += [*PLAIN]
     with started(words, directory / "scheduler.log", **env) as process:
         found = process.wait_for(rf"Scheduler at: *({protocol}://\S+:\d+)")
         yield process, found.group(1)
@@ -99,7 +101,7 @@ def worker(
 ) -> Iterator[Started]:
     """A nanny with one worker, connected."""
     words = [*prefix, sys.executable, "-m", "distributed.cli.dask_worker", address, "--name", name]
-    words += ["--nthreads", "1", "--dashboard-address", "127.0.0.1:0", *tls_words(keys)]
+    words += ["--nthreads", "1", *PLAIN, *tls_words(keys)]
     words += ["--death-timeout", "30", "--local-directory", str(directory / f"scratch-{name}")]
     with started(words, directory / f"{name}.log") as process:
         process.wait_for(r"Registered to")

@@ -10,8 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
-import scipy.sparse
+import scipy  # its parts load when used: not in workers and drivers, whose child decodes
 
 from configs.frames import FbankFrames
 from pipeline.audio.limits import WaveformN

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import scipy.fft  # which loads when used: not in the time of the first clip
+import scipy.sparse  # noqa: F401
 from pydantic import TypeAdapter
 
 from configs.frames import FramesConfig

@@ -24,12 +24,12 @@ from tests.torture.trials import tree_hash
 
 pytestmark = pytest.mark.slow
 
-CLIPS, SHARDS = 160, 20
+CLIPS, SHARDS = 80, 20
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A job of 20 shards, about a tenth of a second each."""
+    """A job of 20 shards, about a twentieth of a second each."""
     return small_job(tmp_path_factory.mktemp("job"), CLIPS, SHARDS, seconds=5.0)
 
 

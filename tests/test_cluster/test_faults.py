@@ -25,7 +25,7 @@ from cluster.rules import Bisection, Rules
 from cluster.submit import run_tasks
 from configs.cluster import ClusterConfig
 from configs.errors import ClusterFailed, ClusterLost
-from tests.dask_processes import scheduler
+from tests.dask_processes import PLAIN, scheduler
 from tests.processes import family, wait_until
 
 QUICK = {"distributed": {"scheduler": {"worker-ttl": "6s"}}}
@@ -220,7 +220,7 @@ def worker_process(address: str, *words: str, **env: str) -> Iterator[subprocess
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"),
-            *("--dashboard-address", "127.0.0.1:0", "--host", "127.0.0.1", *words),
+            *(*PLAIN, "--host", "127.0.0.1", *words),
         ],
         env={**os.environ, **env},
         stdout=subprocess.DEVNULL,

@@ -52,8 +52,10 @@ class Stage:
         return ABSOLUTE.sub(f"{self.root}/", text)
 
     def environment_here(self) -> dict[str, str]:
-        """This machine's environment with the image's over it."""
+        """This machine's environment with the image's over it. Modules are compiled once, as in an
+        image; what that makes lies beside it."""
         theirs = {key: self.moved(value) for key, value in self.environment.items()}
+        theirs["PYTHONPYCACHEPREFIX"] = str(self.root.parent / "bytecode")
         theirs["PATH"] = theirs.get("PATH", "$PATH").replace("$PATH", os.environ["PATH"])
         return outer_environment() | theirs
 
@@ -63,7 +65,8 @@ class Stage:
 
 
 def outer_environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
+    ours = ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+    return {key: value for key, value in os.environ.items() if key not in ours}
 
 
 def run_in(

@@ -17,6 +17,7 @@ CONFIG = ROOT / "configs/esc10.yaml"
 @pytest.mark.skipif(not ESC10.is_dir(), reason="ESC-10 is not at ../shared/data/esc10")
 def test_tokens_of_real_audio_tell_its_kinds_apart(tmp_path: Path) -> None:
     overrides = [f"run={tmp_path / 'run'}", "split.folds=[2]", "model=bag,linear"]
+    overrides.append("cluster.kind=inline")
     succeed("pipeline", "all", CONFIG, *overrides)
     succeed("train", "fit", CONFIG, *overrides)
     scores = json.loads(succeed("train", "eval", CONFIG, *overrides).splitlines()[-1])

@@ -13,6 +13,7 @@ import pytest
 
 from tests.torture import cluster, ingest
 from tests.torture.hosts import NotHere
+from tests.torture.losses import Known, reference
 from tests.torture.parts import Part, main
 
 pytestmark = pytest.mark.slow
@@ -50,13 +51,19 @@ def test_broken_files_beside_good_ones_are_all_named(tmp_path: Path) -> None:
     assert report["worker_kills"] > 0
 
 
-def test_a_lost_worker_scheduler_or_driver_changes_nothing(tmp_path: Path) -> None:
-    report = cluster.kills(tmp_path, runs=3, seed=14)
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
+    """The ESC-10 job with every fourth recording, undisturbed."""
+    return reference(tmp_path_factory.mktemp("known"), every=4)
+
+
+def test_a_lost_worker_scheduler_or_driver_changes_nothing(tmp_path: Path, known: Known) -> None:
+    report = cluster.kills(tmp_path, runs=3, seed=14, known=known)
     assert set(report["lost_at_work"]) == {"worker", "scheduler", "driver"}
 
 
-def test_a_node_lost_or_frozen_or_told_to_go_changes_nothing(tmp_path: Path) -> None:
-    report = cluster.losses(tmp_path, runs=4, seed=16)
+def test_a_node_lost_or_frozen_or_told_to_go_changes_nothing(tmp_path: Path, known: Known) -> None:
+    report = cluster.losses(tmp_path, runs=4, seed=16, known=known)
     assert len(report["lost_at_work"]) == 4
 
 

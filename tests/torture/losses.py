@@ -156,34 +156,37 @@ LOSSES: Mapping[str, Loss] = {
 }
 
 
-def kills(directory: Path, *, runs: int = 50, seed: int = 21) -> Report:
+def kills(directory: Path, *, runs: int = 50, seed: int = 21, known: Known | None = None) -> Report:
     """Runs of `pipeline all`, each with a worker, the scheduler or the driver killed at a random
     moment of its work, each to the same tree."""
-    return _trials(directory, KILLS, runs, seed)
+    return _trials(directory, KILLS, runs, seed, known)
 
 
-def losses(directory: Path, *, runs: int = 24, seed: int = 26) -> Report:
+def losses(
+    directory: Path, *, runs: int = 24, seed: int = 26, known: Known | None = None
+) -> Report:
     """The same with nodes that fail, workers that freeze and thaw, and what is told to go."""
-    return _trials(directory, LOSSES, runs, seed)
+    return _trials(directory, LOSSES, runs, seed, known)
 
 
-def _trials(directory: Path, ways: Mapping[str, Loss], runs: int, seed: int) -> Report:
+def _trials(
+    directory: Path, ways: Mapping[str, Loss], runs: int, seed: int, known: Known | None
+) -> Report:
     """Jobs until so many losses have met one at work; those that were done before count apart."""
     rng, names = random.Random(seed), list(ways)
-    config, overrides = _job(directory)
-    expected, work_s = _reference(config, overrides, directory)
-    cluster, lost, missed = Cluster(directory), Counter[str](), 0
+    known = known or reference(directory)
+    cluster, lost, missed, work_s = Cluster(directory), Counter[str](), 0, known.work_s
     try:
         while lost.total() < runs:
             whom, moment_s = names[lost.total() % len(names)], rng.uniform(0.0, work_s)
-            job = Job(config, directory / "run", overrides, directory / "driver.log")
+            job = Job(known.config, directory / "run", known.words, directory / "driver.log")
             worked_s = _with_a_loss(cluster, job, ways[whom], moment_s, rng)
             if worked_s is None:
                 lost[whom] += 1
             else:
                 missed, work_s = missed + 1, min(work_s, worked_s)
                 assert missed <= runs, "losses come when the jobs are done"
-            assert tree_hash(job.run) == expected, (
+            assert tree_hash(job.run) == known.tree, (
                 f"{whom} lost after {moment_s:.2f} s of work: another tree"
             )
             shutil.rmtree(job.run)
@@ -193,21 +196,44 @@ def _trials(directory: Path, ways: Mapping[str, Loss], runs: int, seed: int) -> 
     return {"runs": runs, "lost_at_work": dict(lost), "undisturbed": missed, **started}
 
 
-def _job(directory: Path) -> tuple[Path, list[str]]:
-    small = ["codebook.k=32", "codebook.passes=2", "codebook.device=cpu", "split.folds=[1, 2]"]
-    if ESC10.is_dir():
-        return ROOT / "configs/esc10.yaml", small
-    write_set(directory / "clips", 200, seed=9, seconds=4.0)
-    return small_job(directory, 200, 10), small[:3]
+@dataclass(frozen=True)
+class Known:
+    """A job, the tree of an inline run of it, and how long that took."""
+
+    config: Path
+    words: Sequence[str]
+    tree: str
+    work_s: float
 
 
-def _reference(config: Path, overrides: Sequence[str], directory: Path) -> tuple[str, float]:
-    """The tree of an inline run, and how long that took."""
+def reference(directory: Path, every: int = 1) -> Known:
+    """Of the ESC-10 job, with every so many of the recordings."""
+    config, words = _job(directory, every)
     began_s = time.monotonic()
-    job = Job(config, directory / "inline", overrides, directory / "driver.log")
+    job = Job(config, directory / "inline", words, directory / "driver.log")
     with job.driver("cluster.kind=inline") as driver:
         assert driver.wait(LIMIT_S) == 0, job.said
-    return tree_hash(job.run), time.monotonic() - began_s
+    return Known(config, words, tree_hash(job.run), time.monotonic() - began_s)
+
+
+def _job(directory: Path, every: int) -> tuple[Path, list[str]]:
+    small = ["codebook.k=32", "codebook.passes=2", "codebook.device=cpu", "split.folds=[1, 2]"]
+    if ESC10.is_dir():
+        root = _some_of_esc10(directory / "esc10", every)
+        return ROOT / "configs/esc10.yaml", [*small, f"source.root={root}"]
+    write_set(directory / "clips", 200 // every, seed=9, seconds=4.0)
+    return small_job(directory, 200 // every, 10), small[:3]
+
+
+def _some_of_esc10(root: Path, every: int) -> Path:
+    """A list of every so many of its rows, and links to its directories."""
+    root.mkdir()
+    for path in ESC10.iterdir():
+        if path.is_dir():
+            (root / path.name).symlink_to(path.resolve())
+    head, *rows = (ESC10 / "esc10.csv").read_text().splitlines()
+    (root / "esc10.csv").write_text("\n".join([head, *rows[::every]]) + "\n")
+    return root
 
 
 @dataclass(frozen=True)
