@@ -20,11 +20,12 @@ from pipeline.synth import write_set
 from tests.commands import ROOT
 from tests.fakes import batch_system
 from tests.processes import of_groups, wait_until
-from tests.torture.job import Report
+from tests.torture.job import Report, committed
 from tests.torture.trials import tree_hash
 
-CLIPS, SHARDS, JOBS = 240, 24, 2
+CLIPS, SHARDS, JOBS = 120, 24, 2
 LIMIT_S = 400.0
+BETWEEN_S = (0.0, 1.0)  # two kills: one worker alone would be done with all in two seconds
 END_LIMIT_S = 20.0
 
 
@@ -40,7 +41,7 @@ def jobs(directory: Path, *, rounds: int = 10, kills: int = 4, seed: int = 22) -
         env = {**os.environ, **batch_system.install(system)}
         place = directory / f"run{number}"
         process = _make(clips, place, _on_slurm(), env)
-        killed += _kill_jobs(process, Path(env[batch_system.STATE]), rng, kills)
+        killed += _kill_jobs(process, place, Path(env[batch_system.STATE]), rng, kills)
         said, _ = process.communicate(timeout=LIMIT_S)
         assert process.returncode == 0, said
         assert "Traceback" not in said, said
@@ -88,11 +89,14 @@ def _make(
     )
 
 
-def _kill_jobs(process: subprocess.Popen[str], state: Path, rng: random.Random, most: int) -> int:
-    """SIGKILL whole jobs while the driver works; returns how many."""
+def _kill_jobs(
+    process: subprocess.Popen[str], place: Path, state: Path, rng: random.Random, most: int
+) -> int:
+    """SIGKILL whole jobs while the driver works, from its first shard on; returns how many."""
     killed: set[int] = set()
+    wait_until(lambda: committed(place) or process.poll() is not None, "a shard", LIMIT_S)
     while process.poll() is None and len(killed) < most:
-        time.sleep(rng.uniform(0.5, 4.0))
+        time.sleep(rng.uniform(*BETWEEN_S))
         alive = [group for group in batch_system.groups(state) if group not in killed]
         alive = [group for group in alive if psutil.pid_exists(group)]
         if alive and process.poll() is None:
