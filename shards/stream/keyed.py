@@ -1,0 +1,80 @@
+"""Random numbers without a state: what is drawn depends on a key and an index alone.
+
+A generator would have to be run, or saved, to come back to where it was. Here every draw is a
+function, so that a position of a stream can be asked for by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint32]
+
+ROUNDS = 6
+_WORD = np.uint64(32)
+
+
+def key_words(*key: int) -> Words:
+    """ROUNDS well mixed words from the integers of a key, none of them negative."""
+    return np.random.SeedSequence(key).generate_state(ROUNDS).astype(np.uint32)
+
+
+class Permutation:
+    """A permutation of range(size) chosen by a key, at any indices, in constant time each.
+
+    A generalised Feistel network over a rectangle that just holds the range (Black and Rogaway,
+    "Ciphers with Arbitrary Finite Domains", 2002); what falls outside walks on until it is inside.
+    """
+
+    def __init__(self, size: int, *key: int) -> None:
+        self._size = size
+        self._height = math.isqrt(max(size - 1, 0)) + 1
+        self._width = -(-size // self._height) if size else 1
+        self._keys = key_words(*key)
+
+    def __call__(self, indices: Indices) -> Indices:
+        """Where `indices` of range(size) go, int64 of the same shape."""
+        images = self._step(indices)
+        while (outside := images >= self._size).any():
+            images[outside] = self._step(images[outside])
+        return images
+
+    def _step(self, indices: Indices) -> Indices:
+        left, right = (part.astype(np.uint32) for part in np.divmod(indices, self._width))
+        height, width = self._height, self._width
+        for key in self._keys:
+            turned = left + _below(_mixed(right ^ key), height)
+            left, right = right, np.minimum(turned, turned - np.uint32(height))  # modulo height
+            height, width = width, height
+        return left.astype(np.int64) * self._width + right
+
+
+def draws(indices: Indices, *key: int) -> npt.NDArray[np.float64]:
+    """An independent draw from [0, 1) for every index."""
+    words = key_words(*key)
+    low = _mixed(indices.astype(np.uint32) ^ words[0])
+    high = _mixed((indices >> 32).astype(np.uint32) ^ words[1] ^ low)
+    fraction = (high.astype(np.uint64) << _WORD) | _mixed(low ^ high ^ words[2])
+    return (fraction >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mixed(words: Words) -> Words:
+    """A bijection of 32-bit words in which every bit moves every other: "lowbias32" of Ellis
+    Wellons' search for integer hashes. Works in place."""
+    words ^= words >> np.uint32(16)
+    words *= np.uint32(0x7FEB352D)
+    words ^= words >> np.uint32(15)
+    words *= np.uint32(0x846CA68B)
+    words ^= words >> np.uint32(16)
+    return words
+
+
+def _below(words: Words, limit: int) -> Words:
+    """Words scaled down to range(limit)."""
+    scaled: npt.NDArray[Any] = (words.astype(np.uint64) * np.uint64(limit)) >> _WORD
+    return scaled.astype(np.uint32)
