@@ -4,27 +4,26 @@ A block `b000017` is one WebDataset sample of flat columns: `tokens` uint16 [sum
 `lengths` int32 [n], `keys` [n], `labels` int16 [sum of counts] and `counts` uint16 [n]. Blocks,
 not clips, because a tar header and an .npy header a clip would cost 100 times the tokens' own
 time. An Arrow file indexes all blocks of a sealed set by byte offset, so that a local shard is
-memory-mapped and read without unpacking.
+memory-mapped and read without unpacking. Checksums are CRC-32C, for which processors have an
+instruction: a block is checked in 0.04 ms, where zlib's CRC-32 takes ten times as long.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from configs.errors import IntegrityError
-from shards.commit import CommitRecord
-from shards.layout import Layout
-from shards.seal import Seal, check_size, open_seal
+from shards.commit import CommitRecord, FileRecord
 from shards.tar import TarWriter
 
 STAGE = "tokenize"
@@ -41,11 +40,14 @@ INDEX_SCHEMA = pa.schema(
         pa.field("shape", pa.list_(pa.int64()), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),  # of the array's bytes in the tar
         pa.field("bytes", pa.int64(), nullable=False),
-        pa.field("crc32", pa.uint32(), nullable=False),
+        pa.field("crc32c", pa.uint32(), nullable=False),
     ]
 )
 
+SHARDS_KEY = b"shards"  # of the schema's metadata: the shards' files, as JSON
+
 Array = npt.NDArray[Any]
+Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _add_array(tar: TarWriter, block: Block, column: str, array: Array) -> dict[
         "shape": list(array.shape),
         "offset": member.offset + member.bytes - array.nbytes,
         "bytes": array.nbytes,
-        "crc32": zlib.crc32(array.tobytes()),
+        "crc32c": google_crc32c.value(array.tobytes()),
     }
 
 
@@ -102,8 +104,8 @@ def index_table(records: Sequence[CommitRecord]) -> pa.Table:
             arrays = [array for array in record.detail["arrays"] if array["block"] == block]
             rows += [{**array, "shard": position, "first_row": first_row} for array in arrays]
             first_row += arrays[0]["num_rows"]
-    paths = json.dumps([record.files[0].path for record in records])
-    return pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({"shards": paths}))
+    files = json.dumps([vars(record.files[0]) for record in records])
+    return pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({SHARDS_KEY: files}))
 
 
 def write_index(path: Path, table: pa.Table) -> None:
@@ -111,87 +113,65 @@ def write_index(path: Path, table: pa.Table) -> None:
         writer.write_table(table)
 
 
-class TokenReader:
-    """Random access to the clips of a sealed token set; rows count over all shards in order.
+@dataclass(frozen=True)
+class ColumnIndex:
+    """Where the arrays of one column lie, an entry a block."""
 
-    Arrays are views of memory-mapped tars. A block's checksum is verified when it is first
-    touched: IntegrityError names the shard, the block and the column.
-    """
+    dtype: Sequence[str]
+    length: Int64s  # along the first axis
+    offset: Int64s
+    bytes: Int64s
+    crc32c: npt.NDArray[np.uint32]
 
-    def __init__(self, seal: Seal) -> None:
-        self.fingerprint = seal.fingerprint
-        self._root = seal.layout.root
-        self._files = [record.files[0] for record in seal.records]
-        with pa.memory_map(str(seal.shared_file("index"))) as source:
-            table = pa.ipc.open_file(source).read_all()
-        self._arrays: dict[tuple[int, str], Mapping[str, Any]] = {
-            (row["block"], row["column"]): row for row in table.to_pylist()
-        }
-        blocks = sorted({(row["first_row"], block) for (block, _), row in self._arrays.items()})
-        self._first_rows = np.array([first for first, _ in blocks], dtype=np.int64)
-        self._blocks = [block for _, block in blocks]
-        last = self._arrays[self._blocks[-1], "lengths"] if blocks else None
-        self.num_clips = int(last["first_row"] + last["num_rows"]) if last else 0
-        self._maps: dict[int, npt.NDArray[np.uint8]] = {}
-        self._cache: dict[tuple[int, str], Array] = {}
-
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """Tokens of every clip, [num_clips]."""
-        return self._all("lengths")
-
-    def keys(self) -> list[str]:
-        """Tar keys of all clips, in row order."""
-        return [key.decode() for key in self._all("keys").tolist()]
-
-    def labels(self) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
-        """All label ids, flat, and where each clip's begin: [num_clips + 1]."""
-        counts = self._all("counts").astype(np.int64)
-        return self._all("labels"), np.concatenate([[0], np.cumsum(counts)])
-
-    def tokens(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint16]]:
-        """The tokens of some clips, each [T, Q] uint16, as views."""
-        return [self._clip_tokens(int(row)) for row in rows]
-
-    def _clip_tokens(self, row: int) -> npt.NDArray[np.uint16]:
-        position = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        block = self._blocks[position]
-        ends = self._ends(block)
-        within = row - int(self._first_rows[position])
-        start = int(ends[within - 1]) if within else 0
-        return self._column(block, "tokens")[start : int(ends[within])]
-
-    def _ends(self, block: int) -> npt.NDArray[np.int64]:
-        if (block, "ends") not in self._cache:
-            self._cache[block, "ends"] = np.cumsum(self._column(block, "lengths"), dtype=np.int64)
-        return self._cache[block, "ends"]
-
-    def _all(self, column: str) -> Array:
-        return np.concatenate([self._column(block, column) for block in self._blocks])
-
-    def _column(self, block: int, column: str) -> Array:
-        if (block, column) not in self._cache:
-            self._cache[block, column] = self._read(self._arrays[block, column])
-        return self._cache[block, column]
-
-    def _read(self, row: Mapping[str, Any]) -> Array:
-        raw = self._map(row["shard"])[row["offset"] : row["offset"] + row["bytes"]]
-        if zlib.crc32(raw.data) != row["crc32"]:
-            path = self._root / self._files[row["shard"]].path
-            raise IntegrityError(f"{path}: block {row['block']}, {row['column']} is damaged")
-        array: Array = raw.view(np.dtype(row["dtype"])).reshape(row["shape"])
-        return array
-
-    def _map(self, shard: int) -> npt.NDArray[np.uint8]:
-        if shard not in self._maps:
-            file = self._files[shard]
-            check_size(self._root, file)
-            self._maps[shard] = np.memmap(self._root / file.path, dtype=np.uint8, mode="r")
-        return self._maps[shard]
+    @classmethod
+    def of(cls, rows: pa.Table) -> Self:
+        return cls(
+            rows.column("dtype").to_pylist(),
+            pc.list_element(rows.column("shape"), 0).to_numpy(),
+            *(rows.column(name).to_numpy() for name in ("offset", "bytes", "crc32c")),
+        )
 
 
-def open_tokens(layout: Layout, name: str) -> TokenReader:
-    """The sealed token set of a codebook; raises NotMadeYet before `tokenize` has finished."""
-    return TokenReader(open_seal(layout, STAGE, name))
+@dataclass(frozen=True)
+class TokenIndex:
+    """The blocks of a sealed set in row order: whose shard, which rows, where their columns lie."""
+
+    files: tuple[FileRecord, ...]  # the shards
+    shard: Int64s  # [blocks], position in `files`
+    number: Int64s  # [blocks], as in the tars
+    first_row: Int64s  # [blocks + 1]
+    num_codebooks: int
+    columns: Mapping[str, ColumnIndex]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.first_row[-1])
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.shard)
+
+
+def read_token_index(path: Path) -> TokenIndex:
+    """The index of a sealed set, a few kilobytes a shard; raises no error of its own."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    files = tuple(FileRecord(**file) for file in json.loads(table.schema.metadata[SHARDS_KEY]))
+    names = table.column("column").unique().to_pylist()
+    parts = {name: table.filter(pc.equal(table.column("column"), name)) for name in names}
+    if not parts:
+        nothing = np.zeros(0, dtype=np.int64)
+        return TokenIndex(files, nothing, nothing, np.zeros(1, dtype=np.int64), 1, {})
+    tokens = parts["tokens"]
+    num_rows = tokens.column("num_rows").to_numpy()
+    return TokenIndex(
+        files=files,
+        shard=tokens.column("shard").to_numpy().astype(np.int64),
+        number=tokens.column("block").to_numpy().astype(np.int64),
+        first_row=np.concatenate([[0], np.cumsum(num_rows, dtype=np.int64)]),
+        num_codebooks=tokens.column("shape")[0][1].as_py(),
+        columns={name: ColumnIndex.of(part) for name, part in parts.items()},
+    )
 
 
 def _npy(array: Array) -> bytes:
