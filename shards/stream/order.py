@@ -7,10 +7,11 @@ Examples are numbers from 0; a stream knows which stored rows they are.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +31,19 @@ class Order(Protocol):
     def name(self) -> str: ...
 
     @property
+    def seed(self) -> int: ...
+
+    @property
     def num_positions(self) -> int:
         """Positions of an epoch."""
         ...
 
     def examples(self, epoch: int, positions: Indices) -> Indices:
         """The examples at some positions of an epoch, int64 of the same shape."""
+        ...
+
+    def recipe(self) -> dict[str, Any]:
+        """Whatever else than the seed decides the order."""
         ...
 
 
@@ -50,16 +58,23 @@ class GlobalOrder:
     def examples(self, epoch: int, positions: Indices) -> Indices:
         return _permutation(self.num_positions, EXAMPLES, self.seed, epoch)(positions)
 
+    def recipe(self) -> dict[str, Any]:
+        return {"mode": self.name, "positions": self.num_positions}
+
 
 @dataclass(frozen=True)
 class StoredOrder:
     """Every example once an epoch, as they are stored: for scores, and for measuring readers."""
 
     num_positions: int
+    seed: int = 0  # which decides nothing
     name: str = "stored"
 
     def examples(self, epoch: int, positions: Indices) -> Indices:  # noqa: ARG002
         return positions
+
+    def recipe(self) -> dict[str, Any]:
+        return {"mode": self.name, "positions": self.num_positions}
 
 
 class WindowOrder:
@@ -75,7 +90,7 @@ class WindowOrder:
         self._sizes = np.asarray(unit_sizes, dtype=np.int64)
         self._first = _starts(self._sizes)[:-1]
         self._num_windows = max(1, -(-len(self._sizes) // window_units))
-        self._seed = seed
+        self.seed = seed
         self.num_positions = int(self._sizes.sum())
         self._epoch = lru_cache(maxsize=2)(self._lay_out)
 
@@ -88,8 +103,11 @@ class WindowOrder:
             examples[here] = self._in_window(laid_out, epoch, window, positions[here])
         return examples
 
+    def recipe(self) -> dict[str, Any]:
+        return {"mode": self.name, "units": _hash_of(self._sizes), "windows": self._num_windows}
+
     def _lay_out(self, epoch: int) -> _Windows:
-        units = Permutation(len(self._sizes), UNITS, self._seed, epoch)(
+        units = Permutation(len(self._sizes), UNITS, self.seed, epoch)(
             np.arange(len(self._sizes), dtype=np.int64)
         )
         starts = _starts(self._sizes[units])
@@ -100,7 +118,7 @@ class WindowOrder:
         self, laid_out: _Windows, epoch: int, window: int, positions: Indices
     ) -> Indices:
         start, stop = laid_out.window_starts[window : window + 2].tolist()
-        shuffled = _permutation(stop - start, WITHIN, self._seed, epoch, window)
+        shuffled = _permutation(stop - start, WITHIN, self.seed, epoch, window)
         places = start + shuffled(positions - start)
         ranks = np.searchsorted(laid_out.unit_starts, places, side="right") - 1
         examples: Indices = (
@@ -133,12 +151,15 @@ class WeightedOrder:
             raise ValueError("weights are finite, none is negative, and one is above 0")
         ends = np.cumsum(weights, dtype=np.float64)
         self._ends = ends / ends[-1]
-        self._seed = seed
+        self.seed = seed
         self.num_positions = len(weights)
 
     def examples(self, epoch: int, positions: Indices) -> Indices:
-        points = draws(positions, DRAWS, self._seed, epoch)
+        points = draws(positions, DRAWS, self.seed, epoch)
         return np.searchsorted(self._ends, points, side="right").astype(np.int64)
+
+    def recipe(self) -> dict[str, Any]:
+        return {"mode": self.name, "weights": _hash_of(self._ends)}
 
 
 def balancing_weights(labels: npt.NDArray[np.integer], starts: Indices, strength: float) -> Weights:
@@ -171,6 +192,7 @@ class MixedOrder:
 
     def __init__(self, parts: Sequence[Order], shares: Sequence[float], counts: Sequence[int]):
         self._parts = tuple(parts)
+        self.seed = parts[0].seed
         self._first = _starts(np.asarray(counts, dtype=np.int64))
         self._turns = _apportioned(shares, self.TURNS)
         self._part_of = _interleaved(self._turns)
@@ -186,6 +208,13 @@ class MixedOrder:
             own = rounds[here] * self._turns[number] + self._before[turns[here], number]
             examples[here] = self._first[number] + self._own(part, own)
         return examples
+
+    def recipe(self) -> dict[str, Any]:
+        return {
+            "mode": self.name,
+            "turns": self._turns.tolist(),
+            "parts": [{"seed": part.seed, **part.recipe()} for part in self._parts],
+        }
 
     def _own(self, part: Order, positions: Indices) -> Indices:
         """The examples of a part at positions that count over all its epochs."""
@@ -210,6 +239,10 @@ def _interleaved(turns: Indices) -> Indices:
     parts = np.repeat(np.arange(len(turns)), turns)
     moments = np.concatenate([(np.arange(count) + 0.5) / count for count in turns.tolist()])
     return parts[np.argsort(moments, kind="stable")]
+
+
+def _hash_of(array: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _starts(sizes: Indices) -> Indices:

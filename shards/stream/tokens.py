@@ -25,6 +25,7 @@ from shards.layout import Layout
 from shards.seal import open_seal
 from shards.stream.files import Files, LocalFiles, Maps
 from shards.stream.keyed import Indices
+from shards.stream.schedule import Part
 from shards.tokens import STAGE, TokenIndex, read_token_index
 
 Tokens = npt.NDArray[np.uint16]
@@ -44,6 +45,50 @@ class TokenChunk:
     label_starts: Indices  # [N + 1]
     window_NWQ: Tokens
     place_N: Indices
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Some clips, padded to the longest of them. Those of weight 0 only fill the batch up."""
+
+    rows_B: Indices
+    tokens_BTQ: npt.NDArray[np.int64]
+    lengths_B: npt.NDArray[np.int32]
+    weights_B: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int16]  # of all clips, flat
+    num_labels_B: Indices
+
+    def targets(self, num_classes: int) -> npt.NDArray[np.float32]:
+        """Multi-hot labels, [B, C]."""
+        targets_BC = np.zeros((len(self.rows_B), num_classes), dtype=np.float32)
+        targets_BC[np.repeat(np.arange(len(self.rows_B)), self.num_labels_B), self.labels] = 1.0
+        return targets_BC
+
+
+def token_batch(
+    chunk: TokenChunk, part: Part, *, pad_id: int, width: int | None = None
+) -> TokenBatch:
+    """Some places of a chunk; `width` pads to so many tokens, whatever the longest clip has."""
+    lengths_B = chunk.lengths_N[part.places]
+    longest = int(lengths_B.max(initial=0))
+    window_BTQ = chunk.window_NWQ[chunk.place_N[part.places], :longest]
+    tokens_BTQ = window_BTQ.astype(np.int64)
+    if int(lengths_B.min(initial=0)) < longest:
+        tokens_BTQ[np.arange(longest) >= lengths_B[:, None]] = pad_id
+    if width is not None and width > longest:
+        beyond = ((0, 0), (0, width - longest), (0, 0))
+        tokens_BTQ = np.pad(tokens_BTQ, beyond, constant_values=pad_id)
+    starts = chunk.label_starts[part.places]
+    num_labels = chunk.label_starts[part.places + 1] - starts
+    weights_B = (np.arange(len(part.places)) < part.num_real).astype(np.float32)
+    return TokenBatch(
+        rows_B=chunk.rows_N[part.places],
+        tokens_BTQ=tokens_BTQ,
+        lengths_B=lengths_B,
+        weights_B=weights_B,
+        labels=chunk.labels[_ragged(starts, num_labels)],
+        num_labels_B=num_labels,
+    )
 
 
 class TokenSource:
