@@ -170,10 +170,11 @@ def balancing_weights(labels: npt.NDArray[np.integer], starts: Indices, strength
     Glass, "PSLA", 2021), to the power of `strength`: 0 draws clips alike, 1 as in PSLA. A clip
     without labels weighs as much as the lightest that has some.
     """
-    rarity = 1.0 / np.maximum(np.bincount(labels), 1) if len(labels) else np.zeros(1)
-    sums = np.concatenate([[0.0], np.cumsum(rarity[labels])])
-    weights = sums[starts[1:]] - sums[starts[:-1]]
-    has_labels = np.diff(starts) > 0
+    num_labels = np.diff(starts)
+    clip_of = np.repeat(np.arange(len(num_labels)), num_labels)
+    rarity = 1.0 / np.maximum(np.bincount(labels, minlength=1), 1)
+    weights = np.bincount(clip_of, rarity[labels], minlength=len(num_labels))
+    has_labels = num_labels > 0
     weights[~has_labels] = weights[has_labels].min() if has_labels.any() else 1.0
     balanced: Weights = weights**strength
     return balanced
