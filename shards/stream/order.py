@@ -176,7 +176,7 @@ def balancing_weights(labels: npt.NDArray[np.integer], starts: Indices, strength
     weights = np.bincount(clip_of, rarity[labels], minlength=len(num_labels))
     has_labels = num_labels > 0
     weights[~has_labels] = weights[has_labels].min() if has_labels.any() else 1.0
-    balanced: Weights = weights**strength
+    balanced: Weights = np.power(weights, strength, dtype=np.float64)
     return balanced
 
 

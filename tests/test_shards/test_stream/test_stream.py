@@ -1,0 +1,307 @@
+"""What a step sees depends on nothing but the cursor: not on ranks, threads, micro-batches or
+kills. The source here is rows that are their own content; `test_tokens` reads real ones."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.errors import RecipeMismatch
+from shards.stream.keyed import Indices
+from shards.stream.order import GlobalOrder, Order, WeightedOrder, WindowOrder
+from shards.stream.proof import assert_resumes_exactly, rows_of, steps_seen
+from shards.stream.schedule import Part, Place, Schedule, Tail, World
+from shards.stream.stream import Cursor, Stream
+
+TAILS: tuple[Tail, ...] = ("carry", "drop", "pad")
+NUM_CASES = 5_000
+
+
+@dataclass
+class Numbers:
+    """Rows that are what they hold; row r is as long as r modulo 7."""
+
+    num_rows: int
+    fingerprint: str = "numbers"
+    delay_s: float = 0.0
+    reads: int = 0
+
+    def lengths(self, rows: Indices) -> Any:
+        return (rows % 7).astype(np.int32)
+
+    def read(self, rows: Indices) -> Indices:
+        time.sleep(self.delay_s)
+        self.reads += 1
+        return rows
+
+
+@dataclass(frozen=True)
+class Few:
+    rows_B: Indices
+    weights_B: Any
+
+
+def collate(chunk: Indices, part: Part) -> Few:
+    weights = np.arange(len(part.places)) < part.num_real
+    return Few(chunk[part.places], weights.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything that a stream is made of."""
+
+    num_rows: int = 40
+    batch_size: int = 6
+    num_epochs: int = 2
+    tail: Tail = "carry"
+    mode: str = "global"
+    seed: int = 0
+    num_threads: int = 0
+    micro_batch_size: int | None = None
+    sorts_lengths: bool = False
+    every: int = 1  # which rows are examples
+
+    @property
+    def rows(self) -> Indices | None:
+        return None if self.every == 1 else np.arange(0, self.num_rows, self.every)
+
+    @property
+    def num_examples(self) -> int:
+        return len(range(0, self.num_rows, self.every))
+
+    def order(self) -> Order:
+        if self.mode == "window":
+            sizes = np.bincount(np.arange(self.num_examples) // 4)
+            return WindowOrder(sizes, 3, self.seed)
+        if self.mode == "weighted":
+            return WeightedOrder(np.arange(1.0, self.num_examples + 1), self.seed)
+        return GlobalOrder(self.num_examples, self.seed)
+
+    def stream(self, world: World | None = None, **over: Any) -> Stream[Indices, Few]:
+        return Stream(
+            Numbers(self.num_rows),
+            self.order(),
+            Schedule(self.num_examples, self.batch_size, self.num_epochs, self.tail),
+            collate,
+            world=world,
+            rows=self.rows,
+            num_threads=self.num_threads,
+            micro_batch_size=self.micro_batch_size,
+            sorts_lengths=self.sorts_lengths,
+            **over,
+        )
+
+
+def drawn_case(rng: np.random.Generator, batches: Sequence[int] = range(1, 20)) -> Case:
+    num_rows = int(rng.integers(1, 60))
+    every = int(rng.choice([1, 1, 2, 3]))
+    num_examples = len(range(0, num_rows, every))
+    tail = TAILS[rng.integers(3)]
+    batch_size = int(rng.choice(batches))
+    return Case(
+        num_rows=num_rows,
+        batch_size=min(batch_size, num_examples) if tail == "drop" else batch_size,
+        num_epochs=int(rng.integers(1, 5)),
+        tail=tail,
+        mode=str(rng.choice(["global", "window", "weighted"])),
+        seed=int(rng.integers(2**62)),
+        num_threads=int(rng.choice([0, 0, 0, 1, 2])),
+        micro_batch_size=int(rng.integers(1, 9)) if rng.random() < 0.5 else None,
+        sorts_lengths=bool(rng.random() < 0.3),
+        every=every,
+    )
+
+
+def check_resume(case: Case, rng: np.random.Generator) -> None:
+    """Killed several times, each time going on with another number of ranks, of threads and another
+    micro-batch, it sees what an undisturbed rank sees."""
+    whole = steps_seen(case.stream)
+    seen, cursor = [], None
+    while len(seen) < len(whole):
+        num_ranks = int(rng.integers(1, 5))
+        now = replace(
+            case,
+            num_threads=int(rng.choice([0, 0, 1])),
+            micro_batch_size=int(rng.integers(1, 9)),
+        )
+        rest = steps_seen(now.stream, num_ranks, cursor)
+        assert rest == whole[len(seen) :]
+        seen += rest[: int(rng.integers(1, len(rest) + 1))]
+        cursor = seen[-1][1]
+    assert steps_seen(case.stream, 2, cursor) == []
+
+
+def check_counts(case: Case) -> None:
+    """Each example exactly once an epoch, where the order and the tail promise that."""
+    seen = Counter(row for rows, _ in steps_seen(case.stream) for row in rows)
+    examples = range(0, case.num_rows, case.every)
+    assert set(seen) <= set(examples)
+    if case.mode == "weighted":
+        return
+    if case.tail == "drop":
+        dropped = case.num_examples % case.batch_size
+        assert sum(seen.values()) == case.num_epochs * (case.num_examples - dropped)
+        assert max(seen.values()) <= case.num_epochs
+    else:
+        assert seen == dict.fromkeys(examples, case.num_epochs)
+
+
+def test_generated_streams_resume_exactly_and_lose_nothing() -> None:
+    rng = np.random.default_rng(20)
+    for number in range(NUM_CASES):
+        case = drawn_case(rng)
+        try:
+            check_counts(case)
+            check_resume(case, rng)
+        except AssertionError as error:
+            error.add_note(f"case {number}: {case}")
+            raise
+
+
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("mode", ["global", "window", "weighted"])
+def test_every_cut_on_1_2_and_4_ranks(tail: Tail, mode: str) -> None:
+    case = Case(num_rows=23, batch_size=5, num_epochs=3, tail=tail, mode=mode, micro_batch_size=2)
+    assert_resumes_exactly(case.stream, num_ranks=(1, 2, 4))
+
+
+def test_the_proof_finds_a_stream_that_does_not_resume() -> None:
+    class Forgetful(Stream[Indices, Few]):
+        def place(self, cursor: Cursor) -> Place:
+            return Place(cursor.epoch, max(0, cursor.position - 1))
+
+    case = Case()
+
+    def make(world: World) -> Stream[Indices, Few]:
+        return Forgetful(
+            Numbers(40), case.order(), Schedule(40, 6, 2), collate, world=world, num_threads=0
+        )
+
+    with pytest.raises(AssertionError, match="cut after 1 steps"):
+        assert_resumes_exactly(make)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_parts_of_ranks_are_alike_in_number_and_together_the_batch(data: st.DataObject) -> None:
+    case = drawn_case(np.random.default_rng(data.draw(st.integers(0, 10**9))))
+    num_ranks = data.draw(st.integers(1, 6))
+    micro = case.micro_batch_size or case.batch_size
+    ranks = [list(case.stream(World(rank, num_ranks)).steps()) for rank in range(num_ranks)]
+    for steps in zip(*ranks, strict=True):
+        sizes = [[len(batch.rows_B) for batch in step.batches] for step in steps]
+        assert len({len(parts) for parts in sizes}) == 1, "as many micro-batches on every rank"
+        assert max(max(parts) for parts in sizes) <= micro
+        assert min(min(parts) for parts in sizes) >= 1
+        if case.tail == "pad" and case.batch_size % (num_ranks * micro) == 0:
+            assert {size for parts in sizes for size in parts} == {micro}, "one shape for all"
+
+
+def test_a_batch_sorted_by_length_gives_ranks_similar_ones() -> None:
+    case = Case(num_rows=700, batch_size=70, micro_batch_size=5, sorts_lengths=True)
+    ranks = [list(case.stream(World(rank, 2)).steps()) for rank in range(2)]
+    for first, second in zip(*ranks, strict=True):
+        for one, other in zip(first.batches, second.batches, strict=True):
+            lengths = np.concatenate([one.rows_B, other.rows_B]) % 7
+            assert lengths.max() - lengths.min() <= 2, "of 0 to 6"
+    assert steps_seen(case.stream, 2) == steps_seen(replace(case, sorts_lengths=False).stream, 1)
+
+
+def test_a_cursor_of_another_stream_is_refused() -> None:
+    case = Case()
+    *_, step = case.stream().steps()
+    others = [
+        replace(case, seed=1),
+        replace(case, mode="window"),
+        replace(case, every=2),
+        replace(case, num_rows=41),
+    ]
+    for other in others:
+        with pytest.raises(RecipeMismatch, match="there.*now"):
+            other.stream().place(step.after)
+    assert case.stream().place(Cursor.from_json(step.after.to_json())) == Place(2, 0)
+
+
+def test_a_batch_size_may_change_in_the_middle() -> None:
+    case = Case(num_rows=50, batch_size=8, num_epochs=1)
+    steps = case.stream().steps()
+    first = [next(steps) for _ in range(3)]
+    other = replace(case, batch_size=5).stream()
+    rest = [*other.steps(other.place(first[-1].after))]
+    rows = [row for step in [*first, *rest] for batch in step.batches for row in rows_of(batch)]
+    assert sorted(rows) == list(range(50))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_threads_read_ahead_so_far_and_end_with_their_consumer(num_threads: int) -> None:
+    source = Numbers(10**6)
+    schedule = Schedule(10**6, 64, 1)
+    before = threading.active_count()
+    stream = Stream(source, GlobalOrder(10**6, 0), schedule, collate, num_threads=num_threads)
+    steps = stream.steps()
+    next(steps)
+    until(lambda: source.reads == 1 + num_threads)
+    time.sleep(0.05)
+    assert source.reads == 1 + num_threads, "and no further"
+    steps.close()
+    until(lambda: threading.active_count() == before)
+
+
+def test_an_error_of_a_thread_comes_out_of_the_stream() -> None:
+    class Broken(Numbers):
+        def read(self, rows: Indices) -> Indices:
+            raise OSError("the disk is gone")
+
+    stream = Stream(Broken(9), GlobalOrder(9, 0), Schedule(9, 2, 1), collate, num_threads=2)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(stream.steps())
+
+
+def test_a_consumer_knows_how_long_it_waited() -> None:
+    slow = Stream(
+        Numbers(64, delay_s=0.05), GlobalOrder(64, 0), Schedule(64, 64, 3), collate, num_threads=0
+    )
+    steps = list(slow.steps())
+    assert sum(step.waited_s for step in steps) >= 0.1
+
+
+@pytest.mark.parametrize(("rank", "num_ranks"), [(-1, 1), (1, 1), (0, 0)])
+def test_ranks_that_cannot_be(rank: int, num_ranks: int) -> None:
+    with pytest.raises(ValueError, match="is none of"):
+        World(rank, num_ranks)
+
+
+def test_schedules_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="leave nothing of 3 examples"):
+        Schedule(3, 4, 1, "drop")
+    for wrong in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="needs examples"):
+            Schedule(*wrong, 1)
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_steps_are_where_arithmetic_says(data: st.DataObject) -> None:
+    case = drawn_case(np.random.default_rng(data.draw(st.integers(0, 10**9))))
+    schedule = Schedule(case.num_examples, case.batch_size, case.num_epochs, case.tail)
+    places = [Place(0, 0), *(after for _, after in schedule.steps_from(Place(0, 0)))]
+    assert len(places) - 1 == schedule.num_steps
+    for step, place in enumerate(places):
+        settled = schedule.step_at(schedule.place_of(step))
+        assert settled == schedule.step_at(place)
