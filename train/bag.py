@@ -26,9 +26,9 @@ Tensors = dict[str, Floats]
 
 def count_tokens(data: TokenData, rows: Rows) -> scipy.sparse.csr_array:
     """How often each token occurs in each clip, [N, K]."""
-    clips = [clip[:, 0].astype(np.int64) for clip in data.reader.tokens(rows)]
-    indices = np.concatenate(clips) if clips else np.empty(0, np.int64)
-    ends = np.cumsum([0, *map(len, clips)])
+    chunk = data.source.read(rows)
+    indices = chunk.flat()[:, 0].astype(np.int64)
+    ends = np.concatenate([[0], np.cumsum(chunk.lengths_N)])
     ones = np.ones(len(indices))
     counts_NK = scipy.sparse.csr_array((ones, indices, ends), shape=(len(rows), data.codebook.k))
     counts_NK.sum_duplicates()

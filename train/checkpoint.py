@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,9 @@ from configs.console import say
 from configs.errors import IntegrityError
 from shards.atomic import Attempt, sha256_file
 from shards.commit import canonical_json, fingerprint
+from shards.stream.stream import Cursor
 
 _STEP_NAME = re.compile(r"step-(\d{6,})")
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """Where a stream of examples stands: position p is example p % n of epoch p // n."""
-
-    fingerprint: str  # of the sealed token set
-    seed: int
-    position: int
 
 
 def save(
@@ -59,7 +50,7 @@ def save(
         for name, named in tensors.items():
             write_tensors(named, attempt.path(f"checkpoint/{name}"))
         hashes = {name: sha256_file(attempt.path(f"checkpoint/{name}")) for name in tensors}
-        state = {"step": step, "fingerprint": stamp, "cursor": vars(cursor), "sha256": hashes}
+        state = {"step": step, "fingerprint": stamp, "cursor": cursor.to_json(), "sha256": hashes}
         attempt.path("checkpoint/state.json").write_bytes(canonical_json(_signed(state)))
         attempt.publish_directory("checkpoint", final)
 
@@ -112,7 +103,7 @@ def restore(
         raise IntegrityError(f"{path} is of another training: remove it, or all of {path.parent}")
     model.load_state_dict(load_file(path / "model.safetensors"))
     _load_optimizer(model, optimizer, load_file(path / "optimizer.safetensors"))
-    return state["step"], Cursor(**state["cursor"])
+    return state["step"], Cursor.from_json(state["cursor"])
 
 
 def keep_last(directory: Path, partial: Path, count: int) -> None:

@@ -5,16 +5,16 @@ Legend: B clips in a batch, T tokens of the longest, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from configs.errors import InputError, IntegrityError
-from configs.schema import SplitConfig
+from configs.schema import SplitConfig, TrainConfig
 from shards import plan as plans
 from shards.codebook import Codebook, open_codebook
 from shards.index import decoded, open_shards, read_index
@@ -22,30 +22,46 @@ from shards.keys import key_of
 from shards.layout import Layout
 from shards.plan import ClassName, Task
 from shards.splits import SPLIT_COLUMNS, SPLITS, SplitCodes, SplitInputs, split_codes
-from shards.tokens import TokenReader, open_tokens
+from shards.stream.order import GlobalOrder, StoredOrder
+from shards.stream.schedule import Part, Schedule
+from shards.stream.stream import Stream
+from shards.stream.tokens import TokenChunk, TokenSource, multi_hot, open_tokens, token_batch
 
 Rows = npt.NDArray[np.int64]
+BatchStream = Stream[TokenChunk, "Batch"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some clips: padded token ids, true lengths, and targets (multi-hot)."""
+    """Some clips: padded token ids, true lengths, targets (multi-hot), and which of them count."""
 
+    rows_B: Rows
     tokens_BT: torch.Tensor  # int64; `pad_id` beyond a clip's length
     lengths_B: torch.Tensor  # int64
     targets_BC: torch.Tensor  # float32, 0 or 1
+    weights_B: torch.Tensor  # float32; 0: it only fills the batch up
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.tokens_BT.to(device), self.lengths_B.to(device), self.targets_BC.to(device)
-        )
+        tensors = (self.tokens_BT, self.lengths_B, self.targets_BC, self.weights_B)
+        return Batch(self.rows_B, *(tensor.to(device) for tensor in tensors))
+
+
+def _collated(chunk: TokenChunk, part: Part, *, pad_id: int, num_classes: int) -> Batch:
+    found = token_batch(chunk, part, pad_id=pad_id)
+    return Batch(
+        found.rows_B,
+        torch.from_numpy(found.tokens_BTQ[:, :, 0]),  # models read one codebook
+        torch.from_numpy(found.lengths_B.astype(np.int64)),
+        torch.from_numpy(found.targets(num_classes)),
+        torch.from_numpy(found.weights_B),
+    )
 
 
 @dataclass(frozen=True)
 class TokenData:
     """A sealed token set with its classes and the split of every clip."""
 
-    reader: TokenReader
+    source: TokenSource
     codebook: Codebook
     codebook_fingerprint: str
     classes: tuple[ClassName, ...]
@@ -60,7 +76,7 @@ class TokenData:
     @property
     def longest(self) -> int:
         """Tokens of the longest clip of any split."""
-        return int(self.reader.lengths().max())
+        return int(self.source.lengths(self.source.all_rows).max())
 
     def rows(self, split: str) -> Rows:
         """Rows of the clips of a split, in stored order."""
@@ -71,51 +87,51 @@ class TokenData:
         """`test`, or `valid` for a set without test clips."""
         return "test" if len(self.rows("test")) else "valid"
 
-    @cached_property
-    def _labels(self) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
-        return self.reader.labels()
-
     def targets(self, rows: Rows) -> npt.NDArray[np.float32]:
-        """Multi-hot labels [B, C] of some rows."""
-        flat, starts = self._labels
-        targets_BC = np.zeros((len(rows), len(self.classes)), dtype=np.float32)
-        for place, row in enumerate(rows):
-            targets_BC[place, flat[starts[row] : starts[row + 1]]] = 1.0
-        return targets_BC
+        """Multi-hot labels [N, C] of some rows."""
+        return multi_hot(*self.source.labels(rows), len(self.classes))
 
-    def batch(self, rows: Rows) -> Batch:
-        """Some clips, padded to the longest of them."""
-        clips = self.reader.tokens(rows)
-        lengths_B = np.array([len(clip) for clip in clips], dtype=np.int64)
-        tokens_BT = np.full((len(rows), int(lengths_B.max())), self.pad_id, dtype=np.int64)
-        for place, clip in enumerate(clips):
-            tokens_BT[place, : len(clip)] = clip[:, 0]
-        return Batch(
-            torch.from_numpy(tokens_BT),
-            torch.from_numpy(lengths_B),
-            torch.from_numpy(self.targets(rows)),
+    def stream(self, rows: Rows, config: TrainConfig) -> BatchStream:
+        """The steps of a training on some rows."""
+        schedule = Schedule(len(rows), config.batch_size, config.epochs)
+        return Stream(
+            self.source,
+            GlobalOrder(len(rows), config.seed),
+            schedule,
+            self._collate,
+            rows=rows,
+            micro_batch_size=config.forward_size,
         )
 
     def batches(self, rows: Rows, at_once: int) -> Iterator[Batch]:
         """All of some rows in their order, `at_once` at a time."""
-        for start in range(0, len(rows), at_once):
-            yield self.batch(rows[start : start + at_once])
+        if not len(rows):
+            return
+        order, schedule = StoredOrder(len(rows)), Schedule(len(rows), at_once, num_epochs=1)
+        stream = Stream(self.source, order, schedule, self._collate, rows=rows, num_threads=0)
+        for step in stream.steps():
+            yield from step.batches
+
+    @property
+    def _collate(self) -> Callable[[TokenChunk, Part], Batch]:
+        return partial(_collated, pad_id=self.pad_id, num_classes=len(self.classes))
 
 
 def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -> TokenData:
     """Open the tokens of a codebook; raises NotMadeYet, InputError or IntegrityError."""
-    reader = open_tokens(layout, name)
+    source = open_tokens(layout, name)
     codebook, fingerprint = open_codebook(layout, name)
     plan = plans.load_bound(layout)
     if plan.task == "regression":
         raise InputError(f"{layout.root}: its targets are numbers; models here learn labels")
     table = read_index(layout, open_shards(layout).records, [*SPLIT_COLUMNS, "status"])
     inputs = SplitInputs.of_index(decoded(table))
-    if [key_of(clip_id) for clip_id in inputs.ids] != reader.keys():
+    keys = source.keys(source.all_rows)
+    if [key_of(clip_id) for clip_id in inputs.ids] != keys:
         raise IntegrityError(f"{layout.root}: the tokens of {name} are not of these frames")
     splits = split_codes(inputs, split, fold)
     data = TokenData(
-        reader, codebook, fingerprint, plan.classes, plan.task, tuple(inputs.ids), splits
+        source, codebook, fingerprint, plan.classes, plan.task, tuple(inputs.ids), splits
     )
     if not len(data.rows(data.test_split)):
         raise InputError(

@@ -21,10 +21,10 @@ from torch import nn
 from configs.console import Progress, say
 from configs.errors import Preempted, TrainingFailed
 from configs.schema import TrainConfig
-from shards.order import examples_at
+from shards.stream.schedule import Place
+from shards.stream.stream import Cursor, Step
 from train import checkpoint
-from train.checkpoint import Cursor
-from train.data import Rows, TokenData
+from train.data import Batch, BatchStream, Rows, TokenData
 from train.device import set_up_cpu, uses_bf16
 from train.jobs import CHECKPOINTS_NAME, JOURNAL_NAME
 from train.journal import Journal
@@ -53,25 +53,22 @@ class Fit:
     def rows(self) -> Rows:
         return self.data.rows("train")
 
-    @property
-    def num_positions(self) -> int:
-        return self.config.epochs * len(self.rows)
+    @cached_property
+    def stream(self) -> BatchStream:
+        return self.data.stream(self.rows, self.config)
 
     @property
     def num_steps(self) -> int:
-        return math.ceil(self.num_positions / self.config.batch_size)
-
-    def position(self, step: int) -> int:
-        """Examples consumed before a step; the last step takes what is left."""
-        return min(step * self.config.batch_size, self.num_positions)
+        return self.stream.schedule.num_steps
 
     def ends_evaluated_epoch(self, done: int) -> bool:
         """Whether the step that was done last passed a multiple of `evaluate_every_epochs`, or
         was the last."""
         if done == self.num_steps:
             return True
-        span = self.config.evaluate_every_epochs * len(self.rows)
-        return self.position(done) // span > self.position(done - 1) // span
+        before, after = (self.stream.schedule.place_of(step).epoch for step in (done - 1, done))
+        span = self.config.evaluate_every_epochs
+        return after // span > before // span
 
     @property
     def checkpoints(self) -> Path:
@@ -91,58 +88,65 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
     """
     model.to(fit.device).train()
     optimizer = build_optimizer(model, fit.config.lr, fit.config.weight_decay)
-    first_step = _resume(fit, model, optimizer)
+    first_step, place = _resume(fit, model, optimizer)
     with stop.deferring(), Progress(fit.title, fit.num_steps, "clips", first_step) as progress:
-        for step in range(first_step, fit.num_steps):
-            log = _step(fit, model, optimizer, step)
-            done = step + 1
-            _log(fit, done, log)
+        for done, step in enumerate(fit.stream.steps(place), first_step + 1):
+            log = _step(fit, model, optimizer, done - 1, step)
+            _log(fit, done, step.after, log)
             is_last = done == fit.num_steps
             if is_last or done % fit.config.checkpoint_every_steps == 0:
-                _save(fit, model, optimizer, done)
+                _save(fit, model, optimizer, done, step.after)
             if fit.ends_evaluated_epoch(done):
                 _validate(fit, model, done, Stop() if is_last else stop)
             if stop.asked and not is_last:
-                _save(fit, model, optimizer, done)
+                _save(fit, model, optimizer, done, step.after)
                 raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
             progress.advance(int(log["clips"]), f"loss {log['loss']:.4f}")
 
 
 def _step(
-    fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer, step: int
+    fit: Fit,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    step: Step[Batch],
 ) -> dict[str, float]:
     """One optimizer update over a global batch, in micro-batches of the configured size."""
     started_s = time.monotonic()
-    lr = learning_rate(step, fit.num_steps, fit.config)
+    lr = learning_rate(number, fit.num_steps, fit.config)
     for group in optimizer.param_groups:
         group["lr"] = lr
-    start, stop = fit.position(step), fit.position(step + 1)
-    rows = fit.rows[examples_at(fit.config.seed, len(fit.rows), start, stop)]
-    loss = accumulate(fit, model, rows, step)
+    loss = accumulate(fit, model, step, number)
     grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), fit.config.clip_norm))
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise TrainingFailed(_not_finite(fit, step, rows, loss, grad_norm))
+        raise TrainingFailed(_not_finite(fit, number, step, loss, grad_norm))
     optimizer.step()
     optimizer.zero_grad()
-    seconds = time.monotonic() - started_s
-    return {"loss": loss, "lr": lr, "grad_norm": grad_norm, "clips": len(rows), "seconds": seconds}
+    return {
+        "loss": loss,
+        "lr": lr,
+        "grad_norm": grad_norm,
+        "clips": step.num_examples,
+        "seconds": time.monotonic() - started_s,
+        "waited_s": step.waited_s,
+    }
 
 
-def accumulate(fit: Fit, model: nn.Module, rows: Rows, step: int) -> float:
-    """Add the gradient of the mean loss over `rows`, forward_size clips at a time.
+def accumulate(fit: Fit, model: nn.Module, step: Step[Batch], number: int) -> float:
+    """Add the gradient of the mean loss over a step, one micro-batch at a time.
 
     Every micro-batch divides by the clips of the whole batch, so uneven ones weigh right.
     Returns the mean loss.
     """
     total = 0.0
-    for number, batch in enumerate(fit.data.batches(rows, fit.config.forward_size)):
-        torch.manual_seed(_seed_of(fit.config.seed, step, number))
+    for micro, batch in enumerate(step.batches):
+        torch.manual_seed(_seed_of(fit.config.seed, number, micro))
         part = batch.to(fit.device)
         with torch.autocast(
             fit.device.type, dtype=torch.bfloat16, enabled=uses_bf16(fit.config, fit.device)
         ):
             logits_BC = model(part.tokens_BT, part.lengths_B)
-        loss = LOSSES[fit.data.task](logits_BC.float(), part.targets_BC) / len(rows)
+        loss = LOSSES[fit.data.task](logits_BC.float(), part.targets_BC) / step.num_examples
         loss.backward()
         total += float(loss.detach())
     return total
@@ -159,11 +163,11 @@ def prepare(config: TrainConfig) -> None:
     set_up_cpu(config)
 
 
-def _not_finite(fit: Fit, step: int, rows: Rows, loss: float, grad_norm: float) -> str:
-    ids = ", ".join(fit.data.ids[row] for row in rows[:5])
+def _not_finite(fit: Fit, number: int, step: Step[Batch], loss: float, grad_norm: float) -> str:
+    ids = ", ".join(fit.data.ids[row] for row in step.batches[0].rows_B[:5])
     return (
-        f"{fit.title}: step {step + 1} gave loss {loss} and gradient norm {grad_norm} (clips {ids} "
-        f"...); the last checkpoint is kept. Lower train.lr or the model's lr and run again "
+        f"{fit.title}: step {number + 1} gave loss {loss} and gradient norm {grad_norm} (clips "
+        f"{ids} ...); the last checkpoint is kept. Lower train.lr or the model's lr and run again "
         "under another model name"
     )
 
@@ -171,33 +175,30 @@ def _not_finite(fit: Fit, step: int, rows: Rows, loss: float, grad_norm: float) 
 # --- what is kept of it --------------------------------------------------------------------------
 
 
-def _resume(fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, Place]:
+    """The steps that are done, and where the stream goes on."""
     newest = checkpoint.newest(fit.checkpoints, fit.partial)
     if newest is None:
         fit.journal.keep_until(0)
-        return 0
+        return 0, Place(0, 0)
     step, cursor = checkpoint.restore(newest, model, optimizer, fit.fingerprint)
-    assert cursor == _cursor(fit, step), "the recipe fixes the stream"
     fit.journal.keep_until(step)
     say(f"{fit.title}: going on after step {step} of {fit.num_steps}")
     if fit.ends_evaluated_epoch(step) and not _is_validated(fit, step):
         _validate(fit, model, step, Stop())
-    return step
+    return step, fit.stream.place(cursor)
 
 
-def _cursor(fit: Fit, step: int) -> Cursor:
-    return Cursor(fit.data.reader.fingerprint, fit.config.seed, fit.position(step))
-
-
-def _save(fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
-    cursor = _cursor(fit, done)
+def _save(
+    fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer, done: int, cursor: Cursor
+) -> None:
     checkpoint.save(fit.checkpoints, fit.partial, done, model, optimizer, cursor, fit.fingerprint)
     checkpoint.keep_last(fit.checkpoints, fit.partial, fit.config.keep_checkpoints)
 
 
-def _log(fit: Fit, done: int, log: dict[str, float]) -> None:
+def _log(fit: Fit, done: int, cursor: Cursor, log: dict[str, float]) -> None:
     if done % LOG_EVERY_STEPS == 0 or done in (1, fit.num_steps):
-        epoch = round(fit.position(done) / len(fit.rows), 4)
+        epoch = round(cursor.epoch + cursor.position / len(fit.rows), 4)
         fit.journal.append({"step": done, "epoch": epoch, **log})
 
 

@@ -142,8 +142,8 @@ def _class_table(data: TokenData, scores: dict[str, Any]) -> str:
 
 def _token_section(data: TokenData) -> str:
     rows = data.rows("train")
-    tokens = np.concatenate([clip[:, 0] for clip in data.reader.tokens(rows)])
-    counts_K = np.bincount(tokens, minlength=data.codebook.k)
+    tokens_S = data.source.read(rows).flat()[:, 0]
+    counts_K = np.bincount(tokens_S, minlength=data.codebook.k)
     share_K = counts_K[counts_K > 0] / counts_K.sum()
     perplexity = 2 ** -(share_K * np.log2(share_K)).sum()
     text = (
@@ -158,7 +158,7 @@ def _clip_section(config: Config, data: TokenData) -> str:
     """The first held-out clip."""
     row = int(data.rows(data.test_split)[0])
     frames_TM = _frames_of(open_shards(Layout(config.run)), data.ids[row])
-    tokens_T = data.reader.tokens([row])[0][:, 0]
+    tokens_T = data.source.read(np.array([row])).flat()[:, 0]
     names = ", ".join(
         data.classes[c].name for c in np.flatnonzero(data.targets(np.array([row]))[0])
     )

@@ -121,7 +121,8 @@ class Stream(Generic[Chunk, Batch]):
         sorts_lengths: bool = False,
         num_threads: int = 1,
     ) -> None:
-        self._source, self._order, self._schedule, self._collate = source, order, schedule, collate
+        self._source, self._order, self._collate = source, order, collate
+        self.schedule = schedule
         self._rows, self._world = rows, world or World()
         self._micro_batch_size = micro_batch_size or schedule.batch_size
         self._sorts_lengths, self._num_threads = sorts_lengths, num_threads
@@ -180,8 +181,8 @@ class Stream(Generic[Chunk, Batch]):
 
     def _plans(self, place: Place) -> Iterator[_Planned]:
         """Steps to read together: few at first, so that the first one comes soon."""
-        most = max(1, MOST_ROWS * self._world.num_ranks // self._schedule.batch_size)
-        steps, count = self._schedule.steps_from(place), 1
+        most = max(1, MOST_ROWS * self._world.num_ranks // self.schedule.batch_size)
+        steps, count = self.schedule.steps_from(place), 1
         while planned := tuple(step for _, step in zip(range(count), steps, strict=False)):
             yield _Planned(planned)
             count = min(most, 4 * count)
@@ -246,5 +247,5 @@ class Stream(Generic[Chunk, Batch]):
         return np.lexsort((self._source.lengths(rows), steps))
 
     def _cut(self, num_examples: int) -> list[Part]:
-        filled_to = self._schedule.batch_size if self._schedule.tail == "pad" else 0
+        filled_to = self.schedule.batch_size if self.schedule.tail == "pad" else 0
         return parts_of(num_examples, self._world, self._micro_batch_size, filled_to)

@@ -46,6 +46,16 @@ class TokenChunk:
     window_NWQ: Tokens
     place_N: Indices
 
+    def flat(self) -> Tokens:
+        """The tokens of all rows, one after another: [sum of lengths, Q]."""
+        is_own = np.arange(self.window_NWQ.shape[1]) < self.lengths_N[:, None]
+        flat_SQ: Tokens = self.window_NWQ[self.place_N][is_own]
+        return flat_SQ
+
+    def clips(self) -> list[Tokens]:
+        """The tokens of every row by itself, [T, Q] each."""
+        return np.split(self.flat(), np.cumsum(self.lengths_N)[:-1]) if len(self.rows_N) else []
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -60,9 +70,17 @@ class TokenBatch:
 
     def targets(self, num_classes: int) -> npt.NDArray[np.float32]:
         """Multi-hot labels, [B, C]."""
-        targets_BC = np.zeros((len(self.rows_B), num_classes), dtype=np.float32)
-        targets_BC[np.repeat(np.arange(len(self.rows_B)), self.num_labels_B), self.labels] = 1.0
-        return targets_BC
+        return multi_hot(self.labels, _starts(self.num_labels_B), num_classes)
+
+
+def multi_hot(
+    labels: npt.NDArray[np.int16], starts: Indices, num_classes: int
+) -> npt.NDArray[np.float32]:
+    """From flat label ids, and where each clip's begin [N + 1], to 0 and 1 [N, C]."""
+    num_labels_N = np.diff(starts)
+    targets_NC = np.zeros((len(num_labels_N), num_classes), dtype=np.float32)
+    targets_NC[np.repeat(np.arange(len(num_labels_N)), num_labels_N), labels] = 1.0
+    return targets_NC
 
 
 def token_batch(
@@ -108,8 +126,8 @@ class TokenSource:
         # Filled in block by block; the pages of what was never touched cost no memory.
         self._lengths = np.empty(index.num_rows, dtype=np.int32)
         self._starts = np.empty(index.num_rows, dtype=np.int64)  # of tokens, in 2 bytes of the tar
-        self._label_starts = np.empty(index.num_rows + 1, dtype=np.int64)
-        self._label_starts[-1] = self._first_label[-1]
+        self._label_starts = np.empty(index.num_rows, dtype=np.int64)
+        self._label_counts = np.empty(index.num_rows, dtype=np.uint16)
         self._labels = np.empty(self._first_label[-1], dtype=np.int16)
 
     @cached_property
@@ -118,6 +136,10 @@ class TokenSource:
         if not self._index.num_blocks:
             return np.zeros(1, dtype=np.int64)
         return np.concatenate([[0], np.cumsum(self._index.columns["labels"].length)])
+
+    @property
+    def all_rows(self) -> Indices:
+        return np.arange(self.num_rows)
 
     def lengths(self, rows: Indices) -> npt.NDArray[np.int32]:
         """How many tokens each row has."""
@@ -137,7 +159,7 @@ class TokenSource:
     def labels(self, rows: Indices) -> tuple[npt.NDArray[np.int16], Indices]:
         """The label ids of some rows, flat, and where each row's begin: [rows + 1]."""
         self._open(self._blocks(rows))
-        counts = self._label_starts[rows + 1] - self._label_starts[rows]
+        counts = self._label_counts[rows].astype(np.int64)
         return self._labels[_ragged(self._label_starts[rows], counts)], _starts(counts)
 
     def read(self, rows: Indices) -> TokenChunk:
@@ -157,7 +179,7 @@ class TokenSource:
         fewer, whatever follows it. `blocks` are sorted."""
         num_codebooks = self._index.num_codebooks
         gathered = np.empty((len(rows), width * num_codebooks), dtype=np.uint16)
-        for shard, here in _runs(self._index.shard[blocks]):
+        for shard, here in _runs(self._index.shard[blocks]) if width else ():
             gathered[here] = self._window(shard, width * num_codebooks)[self._starts[rows[here]]]
         return gathered.reshape(len(rows), width, num_codebooks)
 
@@ -185,11 +207,12 @@ class TokenSource:
         for block in np.unique(blocks[~self._is_open[blocks]]).tolist():
             rows = slice(*self._index.first_row[block : block + 2].tolist())
             lengths = self._column(block, "lengths")
-            counts = self._column(block, "counts").astype(np.int64)
+            counts = self._column(block, "counts")
             first = int(self._first_label[block])
             self._lengths[rows] = lengths
             self._starts[rows] = self._first_value(block) + _starts(lengths)[:-1] * self._width
             self._label_starts[rows] = first + _starts(counts)[:-1]
+            self._label_counts[rows] = counts
             labels = self._column(block, "labels")
             self._labels[first : first + len(labels)] = labels
             self._column(block, "tokens")

@@ -21,7 +21,7 @@ from shards.frames import read_shard_frames
 from shards.index import decoded, open_shards, read_shard_index
 from shards.layout import Layout
 from shards.seal import open_seal
-from shards.tokens import open_tokens
+from shards.stream.tokens import open_tokens
 from tests.conftest import NUM_CLIPS, MakeConfig, tiny_tree
 
 VARIANTS = [("l2", "none"), ("l2", "minmax"), ("cosine", "none"), ("cosine", "minmax")]
@@ -37,12 +37,12 @@ def clips_of(config: Config) -> Iterator[tuple[dict[str, Any], npt.NDArray]]:
 
 
 def assert_each_clip_has_its_own_tokens(config: Config, name: str) -> None:
-    reader = open_tokens(Layout(config.run), name)
+    source = open_tokens(Layout(config.run), name)
     book, _ = open_codebook(Layout(config.run), name)
     assigner = Assigner(book.centroids_KD, book.metric)
     clips = list(clips_of(config))
-    assert reader.num_clips == len(clips)
-    for (_, frames_TM), stored_TQ in zip(clips, reader.tokens(range(len(clips))), strict=True):
+    stored = source.read(source.all_rows).clips()
+    for (_, frames_TM), stored_TQ in zip(clips, stored, strict=True):
         alone_T = tokenize_clip(frames_TM, book.front_end, assigner)
         assert stored_TQ.dtype == np.uint16
         assert stored_TQ[:, 0].tolist() == alone_T.tolist()
@@ -74,18 +74,18 @@ def sharded_once(made_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_keys_labels_and_lengths_are_those_of_the_index(tokenized: Config) -> None:
-    reader = open_tokens(Layout(tokenized.run), "default")
+    source = open_tokens(Layout(tokenized.run), "default")
     rows = [row for row, _ in clips_of(tokenized)]
-    flat, starts = reader.labels()
-    assert reader.num_clips == NUM_CLIPS == len(rows)
-    assert reader.keys() == [row["key"] for row in rows]
-    assert reader.lengths().tolist() == [row["num_frames"] for row in rows]
+    flat, starts = source.labels(source.all_rows)
+    assert source.num_rows == NUM_CLIPS == len(rows)
+    assert source.keys(source.all_rows) == [row["key"] for row in rows]
+    assert source.lengths(source.all_rows).tolist() == [row["num_frames"] for row in rows]
     assert [part.tolist() for part in np.split(flat, starts[1:-1])] == [r["labels"] for r in rows]
 
 
 def test_tokens_are_below_k(tokenized: Config) -> None:
-    reader = open_tokens(Layout(tokenized.run), "default")
-    tokens = np.concatenate(reader.tokens(range(reader.num_clips)))
+    source = open_tokens(Layout(tokenized.run), "default")
+    tokens = source.read(source.all_rows).flat()
     assert set(np.unique(tokens).tolist()) <= set(range(16))
     assert len(np.unique(tokens)) > 4
 

@@ -21,15 +21,8 @@ from shards.atomic import Attempt
 from shards.commit import CommitRecord, FileRecord, StageLog, Written
 from shards.layout import Layout
 from shards.seal import open_seal, write_seal
-from shards.tokens import (
-    STAGE,
-    Block,
-    TokenReader,
-    index_table,
-    open_tokens,
-    write_index,
-    write_token_tar,
-)
+from shards.stream.tokens import TokenSource, open_tokens
+from shards.tokens import STAGE, Block, index_table, write_index, write_token_tar
 
 PER_BLOCK = 3  # small blocks: what matters is that there are several
 BLOCKS_PER_SHARD = 4
@@ -95,14 +88,15 @@ def clips_of(seed: int, count: int, num_codebooks: int = 1) -> list[Clip]:
     ]
 
 
-def assert_holds(reader: TokenReader, clips: Sequence[Clip]) -> None:
-    assert reader.num_clips == len(clips)
-    assert reader.keys() == [clip.key for clip in clips]
-    assert reader.lengths().tolist() == [len(clip.tokens_TQ) for clip in clips]
-    labels, starts = reader.labels()
+def assert_holds(source: TokenSource, clips: Sequence[Clip]) -> None:
+    rows = source.all_rows
+    assert source.num_rows == len(clips)
+    assert source.keys(rows) == [clip.key for clip in clips]
+    assert source.lengths(rows).tolist() == [len(clip.tokens_TQ) for clip in clips]
+    labels, starts = source.labels(rows)
     read = [labels[a:b].tolist() for a, b in pairwise(starts)]
     assert read == [list(clip.labels) for clip in clips]
-    for clip, tokens_TQ in zip(clips, reader.tokens(range(len(clips))), strict=True):
+    for clip, tokens_TQ in zip(clips, source.read(rows).clips(), strict=True):
         assert tokens_TQ.dtype == np.uint16
         np.testing.assert_array_equal(tokens_TQ, clip.tokens_TQ)
 
@@ -123,8 +117,8 @@ def test_any_ragged_clips_round_trip(
     clips = st.builds(clip, KEYS, st.integers(0, 20), labels)
     shards = [data.draw(st.lists(clips, min_size=1, max_size=8)) for _ in range(num_shards)]
     with TemporaryDirectory() as directory:
-        reader = open_tokens(token_set(Path(directory), shards), "default")
-        assert_holds(reader, [clip for shard in shards for clip in shard])
+        source = open_tokens(token_set(Path(directory), shards), "default")
+        assert_holds(source, [clip for shard in shards for clip in shard])
 
 
 @given(rows=st.lists(st.integers(0, 13), max_size=20))
@@ -135,7 +129,8 @@ def test_rows_may_be_asked_for_in_any_order(
     clips = [*clips_of(1, 7), *clips_of(2, 7)]
     root = tmp_path_factory.getbasetemp() / "any-order"
     layout = Layout(root) if root.exists() else token_set(root, [clips[:7], clips[7:]])
-    for row, tokens_TQ in zip(rows, open_tokens(layout, "default").tokens(rows), strict=True):
+    read = open_tokens(layout, "default").read(np.array(rows, dtype=np.int64)).clips()
+    for row, tokens_TQ in zip(rows, read, strict=True):
         np.testing.assert_array_equal(tokens_TQ, clips[row].tokens_TQ)
 
 
@@ -181,15 +176,15 @@ def test_a_damaged_column_is_refused_with_file_and_block(column: str, tmp_path: 
     data = bytearray(path.read_bytes())
     data[damaged["offset"] + damaged["bytes"] // 2] ^= 4
     path.write_bytes(data)
-    reader = open_tokens(layout, "default")
-    reader.tokens(range(7))  # the other shard is sound
+    source = open_tokens(layout, "default")
+    source.read(np.arange(7))  # the other shard is sound
     with pytest.raises(IntegrityError, match=rf"{path.name}: block 5, {column} is damaged"):
-        touch_everything(reader)
+        touch_everything(source)
 
 
-def touch_everything(reader: TokenReader) -> None:
-    reader.keys(), reader.labels(), reader.lengths()
-    reader.tokens(range(reader.num_clips))
+def touch_everything(source: TokenSource) -> None:
+    source.keys(source.all_rows)
+    source.read(source.all_rows)
 
 
 def cut(path: Path) -> None:

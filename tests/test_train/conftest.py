@@ -20,7 +20,8 @@ from shards.layout import Layout
 from shards.plan import ClassName
 from shards.seal import write_seal
 from shards.splits import SPLITS
-from shards.tokens import STAGE, Block, index_table, open_tokens, write_index, write_token_tar
+from shards.stream.tokens import open_tokens
+from shards.tokens import STAGE, Block, index_table, write_index, write_token_tar
 from train.data import TokenData
 from train.loop import Fit
 
@@ -76,8 +77,8 @@ def make_data(tmp_path: Path) -> MakeData:
         classes = tuple(ClassName(f"/c/{c}", f"class {c}") for c in range(num_classes))
         codebook = Codebook(np.eye(k, dtype=np.float32), "l2", "none", {}, 8000, "made")
         splits = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), counts)
-        reader = open_tokens(layout, "default")
-        return TokenData(reader, codebook, "made", classes, task, ids, splits)
+        source = open_tokens(layout, "default")
+        return TokenData(source, codebook, "made", classes, task, ids, splits)
 
     return make
 

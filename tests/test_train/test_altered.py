@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from configs.errors import IntegrityError
+from shards.stream.stream import Cursor
 from train import checkpoint
-from train.checkpoint import Cursor
 
 RECIPE = "r" * 64
 
@@ -23,7 +23,8 @@ def saved(directory: Path, *steps: int) -> nn.Module:
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
         place, partial = directory / "checkpoints", directory / "partial"
-        checkpoint.save(place, partial, step, model, optimizer, Cursor("f", 0, step), RECIPE)
+        cursor = Cursor("f", 0, "global", 0, step)
+        checkpoint.save(place, partial, step, model, optimizer, cursor, RECIPE)
     return model
 
 

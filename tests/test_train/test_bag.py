@@ -22,7 +22,7 @@ MakeData = Callable[..., TokenData]
 
 
 def counted(data: TokenData, rows: Rows) -> Any:
-    return np.stack([np.bincount(c[:, 0], minlength=16) for c in data.reader.tokens(rows)])
+    return np.stack([np.bincount(c[:, 0], minlength=16) for c in data.source.read(rows).clips()])
 
 
 def fitted(data: TokenData) -> tuple[Any, Rows]:

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from configs.errors import IntegrityError
+from shards.stream.stream import Cursor
 from train import checkpoint
-from train.checkpoint import Cursor
 from train.optim import build_optimizer
 
-CURSOR = Cursor("tokens", seed=3, position=40)
+CURSOR = Cursor("tokens", seed=3, mode="global", epoch=1, position=40)
 
 
 class Made:

@@ -24,7 +24,7 @@ def opened(finished: Config) -> TokenData:
 
 def test_a_batch_holds_tokens_padding_lengths_and_targets(make_data: MakeData) -> None:
     data = make_data([[3, 1], [0, 0, 15, 2], [7]], [[0], [1, 3], []], (1, 1, 1))
-    batch = data.batch(np.array([2, 1, 0]))
+    (batch,) = data.batches(np.array([2, 1, 0]), 3)
     pad = data.pad_id
     assert pad == 16
     assert batch.tokens_BT.tolist() == [[7, pad, pad, pad], [0, 0, 15, 2], [3, 1, pad, pad]]
@@ -42,7 +42,7 @@ def test_batches_keep_the_order_and_the_last_one_is_smaller(random_data: MakeDat
         for batch in batches
         for tokens_T, length in zip(batch.tokens_BT, batch.lengths_B, strict=True)
     ]
-    assert clips == [clip[:, 0].tolist() for clip in data.reader.tokens(rows)]
+    assert clips == [clip[:, 0].tolist() for clip in data.source.read(rows).clips()]
 
 
 def test_the_longest_clip_may_be_of_any_split(make_data: MakeData) -> None:

@@ -52,7 +52,8 @@ def test_micro_batches_add_up_to_the_batch(
         for size in (None, 1, 3, 7):
             fit = make_fit(data, batch_size=13, micro_batch_size=size)
             model = built(fit, section)
-            loss = accumulate(fit, model, rows, step=0)
+            step = next(data.stream(rows, fit.config).steps())
+            loss = accumulate(fit, model, step, number=0)
             found[size] = loss, gradient(model)
         whole_loss, whole = found.pop(None)
         assert whole.norm() > 1e-3
@@ -87,7 +88,8 @@ def test_what_is_logged(random_data: MakeData, make_fit: MakeFit) -> None:
     steps = [record for record in records if "loss" in record]
     assert [record["step"] for record in steps] == [1, 10]
     assert [record["clips"] for record in steps] == [4, 4]
-    assert all({"lr", "grad_norm", "seconds", "epoch"} <= record.keys() for record in steps)
+    named = {"lr", "grad_norm", "seconds", "waited_s", "epoch"}
+    assert all(named <= record.keys() for record in steps)
     assert steps[-1]["epoch"] == 4.0
     valid = [record for record in records if "valid_loss" in record]
     assert [record["step"] for record in valid] == [5, 10]
