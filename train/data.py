@@ -23,7 +23,7 @@ from shards.layout import Layout
 from shards.plan import ClassName, Task
 from shards.splits import SPLIT_COLUMNS, SPLITS, SplitCodes, SplitInputs, split_codes
 from shards.stream.order import GlobalOrder, StoredOrder
-from shards.stream.schedule import Part, Schedule
+from shards.stream.schedule import Piece, Schedule
 from shards.stream.stream import Stream
 from shards.stream.tokens import TokenChunk, TokenSource, multi_hot, open_tokens, token_batch
 
@@ -46,8 +46,8 @@ class Batch:
         return Batch(self.rows_B, *(tensor.to(device) for tensor in tensors))
 
 
-def _collated(chunk: TokenChunk, part: Part, *, pad_id: int, num_classes: int) -> Batch:
-    found = token_batch(chunk, part, pad_id=pad_id)
+def _collated(chunk: TokenChunk, piece: Piece, *, pad_id: int, num_classes: int) -> Batch:
+    found = token_batch(chunk, piece, pad_id=pad_id)
     return Batch(
         found.rows_B,
         torch.from_numpy(found.tokens_BTQ[:, :, 0]),  # models read one codebook
@@ -113,7 +113,7 @@ class TokenData:
             yield from step.batches
 
     @property
-    def _collate(self) -> Callable[[TokenChunk, Part], Batch]:
+    def _collate(self) -> Callable[[TokenChunk, Piece], Batch]:
         return partial(_collated, pad_id=self.pad_id, num_classes=len(self.classes))
 
 

@@ -127,9 +127,29 @@ class World:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Rows [start, stop) of a chunk that was read in the order of its use: a micro-batch. The first
+    `num_real` count; the others are repeated to fill it up, and weigh nothing."""
+
+    start: int
+    stop: int
+    num_real: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+    @property
+    def weights(self) -> npt.NDArray[np.float32]:
+        """1 for each row that counts, 0 for the others."""
+        weights = np.ones(self.stop - self.start, dtype=np.float32)
+        weights[self.num_real :] = 0.0
+        return weights
+
+
+@dataclass(frozen=True)
 class Part:
-    """What a rank does in one micro-batch: places in the global batch. The first `num_real` count;
-    the others are repeated to fill it up, and weigh nothing."""
+    """A rank's micro-batch as places in the global batch, of which the first `num_real` count."""
 
     places: npt.NDArray[np.int64]
     num_real: int

@@ -24,7 +24,7 @@ from configs.errors import RecipeMismatch
 from shards.commit import fingerprint
 from shards.stream.keyed import Indices
 from shards.stream.order import Order
-from shards.stream.schedule import Part, Place, Schedule, Span, World, parts_of
+from shards.stream.schedule import Part, Piece, Place, Schedule, Span, World, parts_of
 
 MOST_ROWS = 8192  # read at once: enough that what a block costs is shared by many
 
@@ -86,10 +86,10 @@ class _Planned:
 
 @dataclass(frozen=True)
 class _Read(Generic[Chunk]):
-    """What was read of planned steps: each one's parts, as places in the chunk."""
+    """What was read of planned steps, and each one's micro-batches in it."""
 
     chunk: Chunk
-    parts: list[list[Part]]
+    pieces: list[list[Piece]]
 
 
 class Stream(Generic[Chunk, Batch]):
@@ -99,7 +99,7 @@ class Stream(Generic[Chunk, Batch]):
         source: where the examples are stored.
         order: which example stands at which position.
         schedule: which positions a step holds.
-        collate: makes a micro-batch of some places of a chunk, of which the first so many count.
+        collate: makes a micro-batch of a piece of a chunk.
         rows: the source's rows that are examples, in order; None: all.
         world: which part of every step is this process's.
         micro_batch_size: most examples of a micro-batch; None: all that a rank has.
@@ -113,7 +113,7 @@ class Stream(Generic[Chunk, Batch]):
         source: Source[Chunk],
         order: Order,
         schedule: Schedule,
-        collate: Callable[[Chunk, Part], Batch],
+        collate: Callable[[Chunk, Piece], Batch],
         *,
         rows: Indices | None = None,
         world: World | None = None,
@@ -148,12 +148,12 @@ class Stream(Generic[Chunk, Batch]):
             )
         return Place(cursor.epoch, cursor.position)
 
-    def steps(self, place: Place = Place(0, 0)) -> Iterator[Step[Batch]]:  # noqa: B008 - frozen
-        """All steps from a place on."""
-        for planned, read, waited_s in self._reads(self._plans(place)):
-            for (spans, after), parts in zip(planned.steps, read.parts, strict=True):
+    def steps(self, place: Place | None = None) -> Iterator[Step[Batch]]:
+        """All steps from a place on (None: the first one)."""
+        for planned, read, waited_s in self._reads(self._plans(place or Place(0, 0))):
+            for (spans, after), pieces in zip(planned.steps, read.pieces, strict=True):
                 yield Step(
-                    batches=tuple(self._collate(read.chunk, part) for part in parts),
+                    batches=tuple(self._collate(read.chunk, piece) for piece in pieces),
                     num_examples=sum(span.size for span in spans),
                     after=self.cursor(after),
                     waited_s=waited_s,
@@ -216,30 +216,22 @@ class Stream(Generic[Chunk, Batch]):
             yield planned, read, time.perf_counter() - began_s
 
     def _read(self, planned: _Planned) -> _Read[Chunk]:
-        rows = self.examples([*chain.from_iterable(spans for spans, _ in planned.steps)])
+        """All rows of this rank in the order of their use, so that a micro-batch is a slice."""
         sizes = [sum(span.size for span in spans) for spans, _ in planned.steps]
-        order = self._by_length(rows, sizes) if self._sorts_lengths else None
-        rows = rows if order is None else rows[order]
-        parts, start = [], 0
+        rows = self.examples([*chain.from_iterable(spans for spans, _ in planned.steps)])
+        if self._sorts_lengths:
+            rows = rows[self._by_length(rows, sizes)]
+        places: list[Indices] = []
+        pieces: list[list[Piece]] = []
+        begin = end = 0
         for size in sizes:
-            parts.append(
-                [Part(part.places + start, part.num_real) for part in self._parts_of(size)]
-            )
-            start += size
-        return self._only_ours(rows, parts)
-
-    def _only_ours(self, rows: Indices, parts: list[list[Part]]) -> _Read[Chunk]:
-        """Read the rows of this rank; other ranks' places are closed up."""
-        if self._world.num_ranks == 1:
-            return _Read(self._source.read(rows), parts)
-        ours = [part for step in parts for part in step]
-        places = np.concatenate([part.places for part in ours])
-        starts = iter(np.cumsum([0, *(len(part.places) for part in ours)]).tolist())
-        closed = [
-            [Part(np.arange(len(part.places)) + next(starts), part.num_real) for part in step]
-            for step in parts
-        ]
-        return _Read(self._source.read(rows[places]), closed)
+            pieces.append([])
+            for part in self._parts_of(size):
+                places.append(part.places + begin)
+                pieces[-1].append(Piece(end, end + len(part.places), part.num_real))
+                end = pieces[-1][-1].stop
+            begin += size
+        return _Read(self._source.read(rows[np.concatenate(places)]), pieces)
 
     def _by_length(self, rows: Indices, sizes: Sequence[int]) -> Indices:
         """The places of rows so that within every step they stand by length."""

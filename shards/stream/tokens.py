@@ -25,10 +25,11 @@ from shards.layout import Layout
 from shards.seal import open_seal
 from shards.stream.files import Files, LocalFiles, Maps
 from shards.stream.keyed import Indices
-from shards.stream.schedule import Part
+from shards.stream.schedule import Piece
 from shards.tokens import STAGE, TokenIndex, read_token_index
 
 Tokens = npt.NDArray[np.uint16]
+Keys = npt.NDArray[np.bytes_]
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,17 @@ class TokenChunk:
     """
 
     rows_N: Indices
+    keys_N: Keys
     lengths_N: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int16]  # of all rows, flat
     label_starts: Indices  # [N + 1]
     window_NWQ: Tokens
     place_N: Indices
+
+    @cached_property
+    def is_even(self) -> bool:
+        """Whether all rows are of one length."""
+        return bool((self.lengths_N == self.window_NWQ.shape[1]).all())
 
     def flat(self) -> Tokens:
         """The tokens of all rows, one after another: [sum of lengths, Q]."""
@@ -62,50 +69,55 @@ class TokenBatch:
     """Some clips, padded to the longest of them. Those of weight 0 only fill the batch up."""
 
     rows_B: Indices
+    keys_B: Keys
     tokens_BTQ: npt.NDArray[np.int64]
     lengths_B: npt.NDArray[np.int32]
     weights_B: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int16]  # of all clips, flat
-    num_labels_B: Indices
+    label_starts: Indices  # [B + 1]
+
+    @property
+    def keys(self) -> list[str]:
+        """The tar keys of the clips."""
+        return decoded(self.keys_B)
 
     def targets(self, num_classes: int) -> npt.NDArray[np.float32]:
         """Multi-hot labels, [B, C]."""
-        return multi_hot(self.labels, _starts(self.num_labels_B), num_classes)
+        return multi_hot(self.labels, self.label_starts, num_classes)
 
 
 def multi_hot(
     labels: npt.NDArray[np.int16], starts: Indices, num_classes: int
 ) -> npt.NDArray[np.float32]:
     """From flat label ids, and where each clip's begin [N + 1], to 0 and 1 [N, C]."""
-    num_labels_N = np.diff(starts)
+    num_labels_N = starts[1:] - starts[:-1]
     targets_NC = np.zeros((len(num_labels_N), num_classes), dtype=np.float32)
-    targets_NC[np.repeat(np.arange(len(num_labels_N)), num_labels_N), labels] = 1.0
+    targets_NC[np.arange(len(num_labels_N)).repeat(num_labels_N), labels] = 1.0
     return targets_NC
 
 
 def token_batch(
-    chunk: TokenChunk, part: Part, *, pad_id: int, width: int | None = None
+    chunk: TokenChunk, piece: Piece, *, pad_id: int, width: int | None = None
 ) -> TokenBatch:
-    """Some places of a chunk; `width` pads to so many tokens, whatever the longest clip has."""
-    lengths_B = chunk.lengths_N[part.places]
-    longest = int(lengths_B.max(initial=0))
-    window_BTQ = chunk.window_NWQ[chunk.place_N[part.places], :longest]
-    tokens_BTQ = window_BTQ.astype(np.int64)
-    if int(lengths_B.min(initial=0)) < longest:
+    """A piece of a chunk; `width` pads to so many tokens, whatever the longest clip has."""
+    rows, lengths_B = piece.rows, chunk.lengths_N[piece.rows]
+    tokens_BTQ = np.take(chunk.window_NWQ, chunk.place_N[rows], axis=0).astype(np.int64)
+    if not chunk.is_even:
+        longest = int(lengths_B.max(initial=0))
+        tokens_BTQ = tokens_BTQ[:, :longest]
         tokens_BTQ[np.arange(longest) >= lengths_B[:, None]] = pad_id
-    if width is not None and width > longest:
-        beyond = ((0, 0), (0, width - longest), (0, 0))
+    if width is not None and width > tokens_BTQ.shape[1]:
+        beyond = ((0, 0), (0, width - tokens_BTQ.shape[1]), (0, 0))
         tokens_BTQ = np.pad(tokens_BTQ, beyond, constant_values=pad_id)
-    starts = chunk.label_starts[part.places]
-    num_labels = chunk.label_starts[part.places + 1] - starts
-    weights_B = (np.arange(len(part.places)) < part.num_real).astype(np.float32)
+    starts = chunk.label_starts[piece.start : piece.stop + 1]
     return TokenBatch(
-        rows_B=chunk.rows_N[part.places],
+        rows_B=chunk.rows_N[rows],
+        keys_B=chunk.keys_N[rows],
         tokens_BTQ=tokens_BTQ,
         lengths_B=lengths_B,
-        weights_B=weights_B,
-        labels=chunk.labels[_ragged(starts, num_labels)],
-        num_labels_B=num_labels,
+        weights_B=piece.weights,
+        labels=chunk.labels[starts[0] : starts[-1]],
+        label_starts=starts - starts[0],
     )
 
 
@@ -123,6 +135,7 @@ class TokenSource:
         self._maps = Maps(files, index.files)
         self._is_open = np.zeros(index.num_blocks, dtype=bool)
         self._windows: dict[tuple[int, int], Tokens] = {}
+        self._keys: dict[int, Keys] = {}
         # Filled in block by block; the pages of what was never touched cost no memory.
         self._lengths = np.empty(index.num_rows, dtype=np.int32)
         self._starts = np.empty(index.num_rows, dtype=np.int64)  # of tokens, in 2 bytes of the tar
@@ -148,13 +161,7 @@ class TokenSource:
 
     def keys(self, rows: Indices) -> list[str]:
         """The tar keys of some rows."""
-        blocks = self._blocks(rows)
-        within = rows - self._index.first_row[blocks]
-        keys = np.empty(len(rows), dtype=object)
-        for block in np.unique(blocks).tolist():
-            here = blocks == block
-            keys[here] = self._column(block, "keys")[within[here]]
-        return [key.decode() for key in keys.tolist()]
+        return decoded(self.read(rows).keys_N)
 
     def labels(self, rows: Indices) -> tuple[npt.NDArray[np.int16], Indices]:
         """The label ids of some rows, flat, and where each row's begin: [rows + 1]."""
@@ -169,10 +176,26 @@ class TokenSource:
         labels, label_starts = self.labels(rows)
         lengths = self._lengths[rows]
         order = np.argsort(blocks, kind="stable")
-        window_NW = self._gather(rows[order], blocks[order], int(lengths.max(initial=0)))
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
-        return TokenChunk(rows, lengths, labels, label_starts, window_NW, place)
+        stored, blocks = rows[order], blocks[order]
+        keys = self._gather_keys(stored, blocks)[place]
+        window_NWQ = self._gather(stored, blocks, int(lengths.max(initial=0)))
+        return TokenChunk(rows, keys, lengths, labels, label_starts, window_NWQ, place)
+
+    def _gather_keys(self, rows: Indices, blocks: Indices) -> Keys:
+        """The keys of rows in the order in which they are stored."""
+        keys = np.empty(len(rows), dtype=self._key_type)
+        for block, here in _runs(blocks):
+            keys[here] = self._keys[block][rows[here] - int(self._index.first_row[block])]
+        return keys
+
+    @cached_property
+    def _key_type(self) -> np.dtype[np.bytes_]:
+        """Wide enough for those of every block."""
+        columns = self._index.columns
+        types = set(columns["keys"].dtype) if columns else {"S1"}
+        return max(map(np.dtype, types), key=lambda dtype: dtype.itemsize)
 
     def _gather(self, rows: Indices, blocks: Indices, width: int) -> Tokens:
         """The next `width` tokens from the start of each row, [N, width, Q]; of a row that has
@@ -215,6 +238,7 @@ class TokenSource:
             self._label_counts[rows] = counts
             labels = self._column(block, "labels")
             self._labels[first : first + len(labels)] = labels
+            self._keys[block] = self._column(block, "keys")
             self._column(block, "tokens")
             self._is_open[block] = True
 
@@ -244,6 +268,10 @@ def open_tokens(layout: Layout, name: str) -> TokenSource:
     seal = open_seal(layout, STAGE, name)
     index = read_token_index(seal.shared_file("index"))
     return TokenSource(index, LocalFiles(layout.root), seal.fingerprint)
+
+
+def decoded(keys: Keys) -> list[str]:
+    return [key.decode() for key in keys.tolist()]
 
 
 def _starts(sizes: npt.NDArray[np.integer]) -> Indices:

@@ -19,7 +19,7 @@ from configs.errors import RecipeMismatch
 from shards.stream.keyed import Indices
 from shards.stream.order import GlobalOrder, Order, WeightedOrder, WindowOrder
 from shards.stream.proof import assert_resumes_exactly, rows_of, steps_seen
-from shards.stream.schedule import Part, Place, Schedule, Tail, World
+from shards.stream.schedule import Piece, Place, Schedule, Tail, World
 from shards.stream.stream import Cursor, Stream
 
 TAILS: tuple[Tail, ...] = ("carry", "drop", "pad")
@@ -50,9 +50,8 @@ class Few:
     weights_B: Any
 
 
-def collate(chunk: Indices, part: Part) -> Few:
-    weights = np.arange(len(part.places)) < part.num_real
-    return Few(chunk[part.places], weights.astype(np.float32))
+def collate(chunk: Indices, piece: Piece) -> Few:
+    return Few(chunk[piece.rows], piece.weights)
 
 
 @dataclass(frozen=True)
