@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,21 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Seal:
-    """A finished set of shards: `records` in shard order, and files made for the whole set."""
+    """A finished set of shards, and files made for the whole set."""
 
     layout: Layout
     stage: str
     name: str
     fingerprint: str
     recipe_fingerprint: str
-    records: tuple[CommitRecord, ...]
+    commits: tuple[Mapping[str, str], ...]  # path and hash of each record
     shared: Mapping[str, FileRecord]  # files of the whole set, as the token index
+
+    @cached_property
+    def records(self) -> tuple[CommitRecord, ...]:
+        """The commit records in shard order; raises IntegrityError where one is not as it was
+        sealed. Who needs the shared files only does not pay for them."""
+        return tuple(_checked_record(self.layout, line) for line in self.commits)
 
     def total(self, count: str) -> int:
         return sum(record.counts.get(count, 0) for record in self.records)
@@ -76,20 +83,22 @@ def find_seal(layout: Layout, stage: str, name: str) -> Path | None:
         for path in sorted(layout.seals.glob(f"{stage}-*.json"))
         if _read(path)[0]["name"] == name
     ]
-    return next((path for path in found if _holds(layout, path)), found[0] if found else None)
+    if len(found) < 2:
+        return found[0] if found else None
+    return next((path for path in found if _holds(layout, path)), found[0])
 
 
 def _holds(layout: Layout, path: Path) -> bool:
     try:
-        read_seal(layout, path)
+        _ = read_seal(layout, path).records
     except IntegrityError:
         return False
     return True
 
 
 def open_seal(layout: Layout, stage: str, name: str) -> Seal:
-    """The sealed set; raises NotMadeYet if the stage has not finished, IntegrityError if a
-    record is not the one that was sealed."""
+    """The sealed set; raises NotMadeYet if the stage has not finished, IntegrityError if its seal
+    is damaged."""
     path = find_seal(layout, stage, name)
     if path is None:
         raise NotMadeYet(
@@ -99,8 +108,7 @@ def open_seal(layout: Layout, stage: str, name: str) -> Seal:
 
 
 def read_seal(layout: Layout, path: Path) -> Seal:
-    """The set that a seal names; raises IntegrityError where it, or a record, is not the one
-    that was sealed."""
+    """The set that a seal names; raises IntegrityError where it is not the one that was written."""
     tree, sha256 = _read(path)
     return Seal(
         layout=layout,
@@ -108,7 +116,7 @@ def read_seal(layout: Layout, path: Path) -> Seal:
         name=tree["name"],
         fingerprint=sha256,
         recipe_fingerprint=tree["recipe"],
-        records=tuple(_checked_record(layout, line) for line in tree["commits"]),
+        commits=tuple(tree["commits"]),
         shared={key: FileRecord(**file) for key, file in tree["shared"].items()},
     )
 

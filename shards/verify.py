@@ -223,6 +223,7 @@ def _check_seals(layout: Layout, level: Level, findings: Findings) -> set[Path]:
         named.add(path)
         try:
             seal = read_seal(layout, path)
+            _ = seal.records
             for file in seal.shared.values():
                 named.add(layout.root / file.path)
                 findings.files += 1

@@ -103,8 +103,9 @@ def test_an_altered_record_is_refused(
 ) -> None:
     write_seal(log, records)
     harm(log.path(1))
+    seal = reopen(log)
     with pytest.raises(IntegrityError, match=r"000001\.json is not the record that was sealed"):
-        reopen(log)
+        _ = seal.records
 
 
 def drop_a_commit(path: Path) -> None:
