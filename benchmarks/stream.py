@@ -139,12 +139,12 @@ def _keys(rounds: Sequence[Mapping[str, Result]]) -> dict[str, Any]:
 
 def _print_table(rounds: Sequence[Mapping[str, Result]], directory: Path, clips: int) -> None:
     table = Table(title=f"{clips:,} clips, medians of {len(rounds)} rounds")
-    columns = ("", "clips/CPU s", "ours times", "blocks a batch", "resume ms", "MiB", "bytes/clip")
+    columns = ("", "1,000 clips/CPU s", "ours times", "blocks/batch", "resume ms", "MiB", "B/clip")
     for column in columns:
-        table.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for side in rounds[0]:
         table.add_row(side, *_cells(rounds, side), _bytes_per_clip(side, directory, clips))
-    Console(width=110).print(table)
+    Console(width=120).print(table)
 
 
 def _cells(rounds: Sequence[Mapping[str, Result]], side: str) -> list[str]:
@@ -152,12 +152,20 @@ def _cells(rounds: Sequence[Mapping[str, Result]], side: str) -> list[str]:
     ratios = _ratios(rounds, side)
     resumes = [found[side]["resume_ms"] for found in rounds if "resume_ms" in found[side]]
     return [
-        f"{statistics.median(rates):,.0f} ({min(rates):,.0f}-{max(rates):,.0f})",
+        " ".join([_thousands(statistics.median(rates)), _range(rates)]),
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
         f"{statistics.median(found[side]['blocks_per_batch'] for found in rounds):.1f}",
         f"{statistics.median(resumes):.1f}" if resumes else "-",
         f"{statistics.median(found[side]['peak_mib'] for found in rounds):.0f}",
     ]
+
+
+def _thousands(rate: float) -> str:
+    return f"{rate / 1000:.1f}"
+
+
+def _range(rates: Sequence[float]) -> str:
+    return f"({_thousands(min(rates))}-{_thousands(max(rates))})"
 
 
 def _bytes_per_clip(side: str, directory: Path, clips: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import resource
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,8 +48,9 @@ class Maps:
 
     def __getitem__(self, shard: int) -> Bytes:
         if shard not in self._maps:
-            path = self._files.path(self._records[shard])
-            self._maps[shard] = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+            with self._files.path(self._records[shard]).open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[shard] = np.frombuffer(mapped, dtype=np.uint8)
         return self._maps[shard]
 
     def name(self, shard: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import SeedSequence  # numpy itself would import that at the first step
 
 Indices = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint32]
@@ -23,7 +24,7 @@ _WORD = np.uint64(32)
 
 def key_words(count: int, *key: int) -> Words:
     """Well mixed words from the integers of a key, none of them negative."""
-    return np.random.SeedSequence(key).generate_state(count).astype(np.uint32)
+    return SeedSequence(key).generate_state(count).astype(np.uint32)
 
 
 class Permutation:

@@ -21,7 +21,8 @@ from shards.atomic import Attempt
 from shards.commit import CommitRecord, FileRecord, StageLog, Written
 from shards.layout import Layout
 from shards.seal import open_seal, write_seal
-from shards.stream.tokens import TokenSource, open_tokens
+from shards.stream.schedule import Piece
+from shards.stream.tokens import TokenSource, open_tokens, token_batch
 from shards.tokens import STAGE, Block, index_table, write_index, write_token_tar
 
 PER_BLOCK = 3  # small blocks: what matters is that there are several
@@ -132,6 +133,50 @@ def test_rows_may_be_asked_for_in_any_order(
     read = open_tokens(layout, "default").read(np.array(rows, dtype=np.int64)).clips()
     for row, tokens_TQ in zip(rows, read, strict=True):
         np.testing.assert_array_equal(tokens_TQ, clips[row].tokens_TQ)
+
+
+def test_a_row_may_be_much_shorter_than_the_rest_of_its_tar(tmp_path: Path) -> None:
+    """Rows are copied as windows of the longest one's width, here past the end of the file."""
+    long = np.arange(60_000, dtype=np.uint16)[:, None]
+    clips = [Clip("long", long, [0]), Clip("short", long[:2], [1]), Clip("empty", long[:0], [])]
+    assert_holds(open_tokens(token_set(tmp_path, [clips, clips[1:]]), "default"), clips + clips[1:])
+
+
+@given(
+    rows=st.lists(st.integers(0, 13), min_size=1, max_size=20),
+    num_real=st.integers(0, 20),
+    width=st.none() | st.integers(1, 30),
+    num_codebooks=st.integers(1, 2),
+)
+@settings(max_examples=50, deadline=None)
+def test_a_batch_holds_padded_tokens_keys_targets_and_weights(
+    rows: list[int],
+    num_real: int,
+    width: int | None,
+    num_codebooks: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    clips = [*clips_of(1, 7, num_codebooks), *clips_of(2, 7, num_codebooks)]
+    root = tmp_path_factory.getbasetemp() / f"batches{num_codebooks}"
+    layout = Layout(root) if root.exists() else token_set(root, [clips[:7], clips[7:]])
+    source = open_tokens(layout, "default")
+    first, last = len(rows) // 3, len(rows)
+    piece = Piece(first, last, min(num_real, last - first))
+    batch = token_batch(source.read(np.array(rows)), piece, pad_id=70_000, width=width)
+    asked = [clips[row] for row in rows[first:]]
+    longest = max(width or 0, *(len(clip.tokens_TQ) for clip in asked))
+    assert batch.tokens_BTQ.shape == (len(asked), longest, num_codebooks)
+    for tokens_TQ, clip in zip(batch.tokens_BTQ, asked, strict=True):
+        np.testing.assert_array_equal(tokens_TQ[: len(clip.tokens_TQ)], clip.tokens_TQ)
+        assert (tokens_TQ[len(clip.tokens_TQ) :] == 70_000).all()
+    assert batch.keys == [clip.key for clip in asked]
+    assert batch.rows_B.tolist() == rows[first:]
+    assert batch.lengths_B.tolist() == [len(clip.tokens_TQ) for clip in asked]
+    found = [np.flatnonzero(row).tolist() for row in batch.targets(3)]
+    assert found == [list(clip.labels) for clip in asked]
+    assert batch.weights_B.tolist() == [1.0] * piece.num_real + [0.0] * (
+        last - first - piece.num_real
+    )
 
 
 def test_a_shard_may_have_no_clip(tmp_path: Path) -> None:
