@@ -76,7 +76,7 @@ eval: $(READY) ## score the trained models
 report: $(READY) ## write the HTML report of the trained models
 	$(BIN)/python -m train report $(CONFIG) $(ARGS)
 
-bench: $(READY) ## measure against peers: NAME=ingest, plan or cluster
+bench: $(READY) ## measure against peers: NAME=ingest, plan, cluster, stream ...
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 torture: $(READY) ## long trials of the promises: NAME=ingest or cluster

@@ -14,6 +14,7 @@ from configs.cli import RunVerb, main
 from configs.console import say
 
 if TYPE_CHECKING:
+    from shards.audit import Audit
     from shards.layout import Layout
 
 SHOWN_FAULTS = 20
@@ -57,6 +58,31 @@ def gc(run: Path, args: argparse.Namespace) -> int:
     return 0
 
 
+def audit(run: Path, args: argparse.Namespace) -> int:
+    from shards.audit import open_audit
+    from shards.layout import Layout
+
+    found = open_audit(Layout(run), args.model)
+    if args.step is not None:
+        spans = found.spans(args.step)
+        where = ", ".join(f"epoch {s.epoch}, positions {s.start} to {s.stop - 1}" for s in spans)
+        say(f"step {args.step} of {found.schedule.num_steps}: {where}")
+        for clip_id in found.clips(args.step):
+            say(f"  {clip_id}")
+        return 0
+    return max(_audit_epoch(found, epoch) for epoch in range(found.schedule.num_epochs))
+
+
+def _audit_epoch(found: Audit, epoch: int) -> int:
+    counts = found.counts(epoch)
+    parts = [
+        f"{clips} {'once' if times == 1 else f'{times} times'}" for times, clips in counts.items()
+    ]
+    is_whole = set(counts) == {1}
+    say(f"epoch {epoch}: {', '.join(parts)}{': each of them' if is_whole else ''}")
+    return 0 if is_whole or found.schedule.tail == "drop" else 1
+
+
 @contextmanager
 def _held(layout: Layout, verb: str) -> Iterator[None]:
     """As drivers do it: one at a time, and those who look at the run see who, and that it ended."""
@@ -78,11 +104,19 @@ def _gc_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
 
 
+def _audit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--step", type=int, help="which clips it saw; without: all epochs, counted")
+    parser.add_argument("--model", help="the name under models, where there are several")
+
+
 VERBS = {
     "verify": RunVerb(
         verify, "compare a run with its records, down to every byte", _verify_options
     ),
     "gc": RunVerb(gc, "remove files that no record names", _gc_options),
+    "audit": RunVerb(
+        audit, "which clips a step of a training saw, and how often each was seen", _audit_options
+    ),
 }
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from safetensors.numpy import save as arrays_to_bytes
 
 from configs.console import say
 from configs.schema import BagModel, Config
-from shards.atomic import Attempt
+from shards.atomic import Attempt, write_whole
+from shards.audit import SPEC_NAME, Spec
 from shards.commit import CommitRecord, Written, ids_sha256
 from train.checkpoint import write_tensors
 from train.data import TokenData, open_data
@@ -63,10 +64,25 @@ def _train(
         config=job.settings(config.train),
         device=choose_device(config.train.device),
     )
+    write_whole(job.partial, job.directory / SPEC_NAME, _spec(config, job, fit).to_json())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{fit.title}: {num_parameters:,} parameters on {fit.device}, {fit.num_steps} steps")
     train(fit, model, stop)
     return {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _spec(config: Config, job: Job, fit: Fit) -> Spec:
+    """What `python -m shards audit` computes the steps from."""
+    return Spec(
+        tokens=job.tokens,
+        split=config.split.model_dump(mode="json"),
+        fold=job.fold,
+        seed=fit.config.seed,
+        batch_size=fit.config.batch_size,
+        num_epochs=fit.config.epochs,
+        tail=fit.stream.schedule.tail,
+        fingerprint=fit.stream.fingerprint,
+    )
 
 
 def _commit(job: Job, data: TokenData, attempt: Attempt, fingerprint: str) -> None:

@@ -123,7 +123,8 @@ class Stream(Generic[Chunk, Batch]):
     ) -> None:
         self._source, self._order, self._collate = source, order, collate
         self.schedule = schedule
-        self._rows, self._world = rows, world or World()
+        self.rows = np.arange(order.num_positions) if rows is None else rows
+        self._world = world or World()
         self._micro_batch_size = micro_batch_size or schedule.batch_size
         self._sorts_lengths, self._num_threads = sorts_lengths, num_threads
         self._parts_of = lru_cache(maxsize=8)(self._cut)
@@ -167,14 +168,13 @@ class Stream(Generic[Chunk, Batch]):
             positions = np.concatenate([np.arange(span.start, span.stop) for span in group])
             found.append(self._order.examples(epoch, positions))
         examples = np.concatenate(found)
-        return examples if self._rows is None else self._rows[examples]
+        return self.rows[examples]
 
     def _fingerprint(self) -> str:
-        rows = b"" if self._rows is None else np.ascontiguousarray(self._rows).tobytes()
         return fingerprint(
             {
                 "source": self._source.fingerprint,
-                "rows": hashlib.sha256(rows).hexdigest(),
+                "rows": hashlib.sha256(self.rows.tobytes()).hexdigest(),
                 "order": self._order.recipe(),
             }
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +39,23 @@ def test_plan() -> None:
     assert (report["bench"], report["rows"]) == ("plan", 2_000)
     assert float(report["seconds"]) > 0
     assert float(report["peak_gib"]) > 0
+
+
+@pytest.mark.slow
+def test_stream(tmp_path: Path) -> None:
+    """Beside the limit only: the peers would have to be installed."""
+    words = ("--clips", "6000", "--rounds", "1", "--directory", str(tmp_path))
+    report = last_line("benchmarks.stream", *words, "--sides", "ours", "memmap")
+    assert report["bench"] == "stream"
+    assert float(report["vs_memmap"]) > 0
+    assert 5 < float(report["blocks_per_batch"]) <= 6
+    assert float(report["resume_ms"]) > 0
+
+
+@pytest.mark.slow
+def test_stream_scale(tmp_path: Path) -> None:
+    words = ("--clips", "6000", "--rounds", "1", "--directory", str(tmp_path))
+    report = last_line("benchmarks.stream_scale", *words)
+    assert (report["bench"], report["clips"]) == ("stream_scale", 6000)
+    for key in ("open_ms", "rss_mib", "first_batch_ms"):
+        assert float(report[key]) > 0

@@ -1,0 +1,121 @@
+"""The verb `audit`: which clips were in a step of a training, and was each there once an epoch?
+
+The order of a stream is a function, so the answer is computed from what `fit` wrote beside the
+model, not from a log: the same function, on the same sealed clips.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from configs.errors import InputError, IntegrityError, NotMadeYet
+from configs.schema import SplitConfig
+from shards.index import decoded, open_shards, read_index
+from shards.layout import Layout
+from shards.splits import SPLIT_COLUMNS, SPLITS, SplitInputs, split_codes
+from shards.stream.order import GlobalOrder
+from shards.stream.schedule import Place, Schedule, Span, Tail
+from shards.stream.stream import Stream
+from shards.stream.tokens import open_tokens
+
+SPEC_NAME = "stream.json"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What decides the steps of a training on the `train` clips of a run."""
+
+    tokens: str  # the name of the token set
+    split: Mapping[str, Any]
+    fold: int | None
+    seed: int
+    batch_size: int
+    num_epochs: int
+    tail: Tail
+    fingerprint: str  # of the stream that `fit` read
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=1).encode() + b"\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises NotMadeYet where no training has begun, IntegrityError where it is damaged."""
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            raise NotMadeYet(f"{path.parent}: no training has begun there") from None
+        except (ValueError, TypeError):
+            raise IntegrityError(f"{path} is damaged; `fit` writes it again") from None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A training's steps, to be asked about. Steps count from 1, as in metrics.jsonl."""
+
+    ids: tuple[str, ...]  # of all clips of the set, by row
+    stream: Stream[Any, Any]
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.stream.schedule
+
+    def spans(self, step: int) -> tuple[Span, ...]:
+        """Raises InputError for a step that the training does not have."""
+        if not 1 <= step <= self.schedule.num_steps:
+            raise InputError(f"--step {step}: there are steps 1 to {self.schedule.num_steps}")
+        found = self.schedule.step_at(self.schedule.place_of(step - 1))
+        assert found is not None
+        return found[0]
+
+    def clips(self, step: int) -> list[str]:
+        """The ids of the clips of a step, in the order of the stream."""
+        return [self.ids[row] for row in self.stream.examples(self.spans(step))]
+
+    def counts(self, epoch: int) -> dict[int, int]:
+        """How many clips were seen how often in an epoch, from the spans of its steps."""
+        place, spans = Place(epoch, 0), []
+        for found, after in self.schedule.steps_from(place):
+            spans += [span for span in found if span.epoch == epoch]
+            if after.epoch > epoch:
+                break
+        seen = np.bincount(self.stream.examples(spans), minlength=len(self.ids))
+        times, clips = np.unique(seen[self.stream.rows], return_counts=True)
+        return dict(zip(times.tolist(), clips.tolist(), strict=True))
+
+
+def open_audit(layout: Layout, model: str | None) -> Audit:
+    """The training of a model, or of the only one. Raises NotMadeYet, InputError, or IntegrityError
+    where the clips are no longer those that were trained on."""
+    directory = layout.model(model) if model else _only_model(layout)
+    spec = Spec.read(directory / SPEC_NAME)
+    source = open_tokens(layout, spec.tokens)
+    inputs = SplitInputs.of_index(
+        decoded(read_index(layout, open_shards(layout).records, [*SPLIT_COLUMNS, "status"]))
+    )
+    codes = split_codes(inputs, SplitConfig.model_validate(spec.split), spec.fold)
+    rows = np.flatnonzero(codes == SPLITS.index("train"))
+    stream = Stream[Any, Any](
+        source,
+        GlobalOrder(len(rows), spec.seed),
+        Schedule(len(rows), spec.batch_size, spec.num_epochs, spec.tail),
+        lambda *_: None,
+        rows=rows,
+    )
+    if stream.fingerprint != spec.fingerprint:
+        raise IntegrityError(f"{directory}: was trained on other clips than the run holds now")
+    return Audit(tuple(inputs.ids), stream)
+
+
+def _only_model(layout: Layout) -> Path:
+    found = sorted(path.parent for path in layout.root.glob(f"models/*/{SPEC_NAME}"))
+    if not found:
+        raise NotMadeYet(f"{layout.root}: no training on a stream has begun")
+    if len(found) > 1:
+        raise InputError(f"say which: --model {' or '.join(path.name for path in found)}")
+    return found[0]
