@@ -30,7 +30,7 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def stamp(recipe: Path, sight: Sight) -> dict[str, str]:
+def stamp(recipe: Path, sight: Sight = dict) -> dict[str, str]:
     """What must be equal on worker and driver; `recipe` is a stage's, in the run, and `sight` looks
     at what else its tasks must see."""
     return {**_of_this_process(), str(recipe): _hash_of(recipe), **sight()}

@@ -112,7 +112,7 @@ def as_set(draw: Draw) -> set[bytes]:
 
 
 def test_the_order_of_the_shards_does_not_choose(seal: Seal) -> None:
-    turned = dataclasses.replace(seal, records=seal.records[::-1])
+    turned = dataclasses.replace(seal, commits=seal.commits[::-1])
     draw, other = (draw_frames(each, config_of(), SPLIT, None) for each in (seal, turned))
     assert as_set(draw) == as_set(other)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from cluster.guard import compare
 from pipeline import stamp as stamps
 from pipeline.stamp import stamp
+from pipeline.storage import sight
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +55,21 @@ def test_code_that_changes_later_is_still_the_code_that_runs(tmp_path: Path) -> 
     before = stamp(tmp_path / "recipe.json")["code"]
     assert stamp(tmp_path / "recipe.json")["code"] == before
     assert len(before) == 12
+
+
+def test_a_worker_that_does_not_see_the_source_is_named(tmp_path: Path) -> None:
+    recipe, clip = tmp_path / "recipe.json", tmp_path / "source" / "clip.wav"
+    clip.parent.mkdir()
+    clip.write_bytes(b"RIFF")
+    look = partial(sight, str(clip.parent), "clip.wav")
+    here = stamp(recipe, look)
+    assert compare(here, stamp(recipe, look)) == ()
+    clip.unlink()
+    (line,) = compare(here, stamp(recipe, look))
+    assert line == f"{clip.parent} not to be seen there, to be seen here"
+    clip.mkdir()
+    assert compare(here, stamp(recipe, look)) == (line,)
+
+
+def test_an_address_is_seen_from_everywhere() -> None:
+    assert sight("hf://datasets/nobody/nothing", "clip.wav") == {}
