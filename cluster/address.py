@@ -10,10 +10,10 @@ from pathlib import Path
 from distributed import Client
 
 from cluster.client import connect
-from cluster.standing import Standing, read_standing
+from cluster.standing import Standing, is_kept, read_standing
 from cluster.tls import Keys, given_keys, require_safe
 from configs.cluster import ClusterConfig
-from configs.errors import InputError
+from configs.errors import ClusterFailed, InputError
 
 
 @contextmanager
@@ -33,5 +33,10 @@ def _where(config: ClusterConfig, standing: Standing | None, home: Path) -> tupl
             "`python -m cluster up CONFIG` starts one, or give cluster.address.scheduler"
         )
     if standing is not None and given in (None, standing.address):
+        if standing.is_kept_here and not is_kept(home):
+            raise ClusterFailed(
+                f"the cluster that stood in {home.parent} has lost its keeper, and ends by itself: "
+                f"`python -m cluster down {home.parent}`, then `up`"
+            )
         return standing.address, standing.keys
     return str(given), given_keys(config)

@@ -131,7 +131,7 @@ def _short(error: yaml.YAMLError) -> str:
 
 def _describe(fault: Any) -> str:
     """One line for one pydantic error: dotted path, what is wrong, what was meant."""
-    loc = [part for part in fault["loc"] if not isinstance(part, int)]
+    loc = [part for part in fault["loc"] if not isinstance(part, int) and part != "[key]"]
     shown, _ = _walk(loc)
     path = ".".join(shown)
     if fault["type"] == "extra_forbidden":
@@ -181,7 +181,13 @@ def _inside(annotation: Any, part: str) -> Any:
 
 
 def _bare(annotation: Any) -> Any:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    """Without its constraints, and without the None that it may be instead."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [member for member in get_args(annotation) if member is not types.NoneType]
+        return _bare(members[0]) if len(members) == 1 else annotation
+    return annotation
 
 
 def _is_model(annotation: Any) -> bool:

@@ -158,6 +158,10 @@ def test_a_keeper_that_was_killed_is_cleared_up(config: Path, tmp_path: Path) ->
     status = run("cluster", "status", run_directory)
     assert status.returncode == 1
     assert "its keeper is gone" in status.stderr
+    job = run("pipeline", "shard", config, place, "cluster.kind=address")
+    assert job.returncode == 1
+    assert "has lost its keeper" in job.stderr
+    assert "then `up`" in job.stderr
     _, alive = psutil.wait_procs(others, timeout=60)
     assert not alive, "its workers end by themselves"
     assert "was gone" in succeed("cluster", "down", run_directory)

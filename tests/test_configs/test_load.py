@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from configs.errors import ConfigError
 from configs.load import dump_config, load_config
@@ -169,6 +171,30 @@ def test_a_key_written_twice_is_refused(
     text: str, said: str, write_yaml: WriteYaml, faults_of: FaultsOf
 ) -> None:
     assert said in faults_of(write_yaml(text))[0]
+
+
+def sections(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Where every section lies that is a model, or one or nothing."""
+    for name, field in model.model_fields.items():
+        members = [field.annotation, *get_args(field.annotation)]
+        found = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+        if len(found) == 1:
+            yield path + name
+            yield from sections(found[0], f"{path}{name}.")
+
+
+@pytest.mark.parametrize("section", [*sections(Config)])
+def test_a_wrong_key_in_any_section_is_a_fault(
+    section: str, write_yaml: WriteYaml, faults_of: FaultsOf
+) -> None:
+    assert f"{section}.xyz: unknown key" in faults_of(write_yaml(MINIMAL), f"{section}.xyz=1")
+
+
+def test_keys_that_are_missing_are_faults(write_yaml: WriteYaml, faults_of: FaultsOf) -> None:
+    assert faults_of(write_yaml(MINIMAL), "cluster.tls.ca=ca.pem") == [
+        "cluster.tls.cert: missing",
+        "cluster.tls.key: missing",
+    ]
 
 
 def test_yaml_merge_keys_work(write_yaml: WriteYaml) -> None:
