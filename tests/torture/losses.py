@@ -198,7 +198,7 @@ def _trials(
 
 @dataclass(frozen=True)
 class Known:
-    """A job, the tree of an inline run of it, and how long that took."""
+    """A job, the tree of an inline run of it, and how long that worked."""
 
     config: Path
     words: Sequence[str]
@@ -209,9 +209,10 @@ class Known:
 def reference(directory: Path, every: int = 1) -> Known:
     """Of the ESC-10 job, with every so many of the recordings."""
     config, words = _job(directory, every)
-    began_s = time.monotonic()
     job = Job(config, directory / "inline", words, directory / "driver.log")
     with job.driver("cluster.kind=inline") as driver:
+        wait_until(lambda: job.is_at_work or driver.poll() is not None, "work", LIMIT_S)
+        began_s = time.monotonic()
         assert driver.wait(LIMIT_S) == 0, job.said
     return Known(config, words, tree_hash(job.run), time.monotonic() - began_s)
 
