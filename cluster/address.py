@@ -10,7 +10,7 @@ from pathlib import Path
 from distributed import Client
 
 from cluster.client import connect
-from cluster.standing import Standing, is_kept, read_standing
+from cluster.standing import is_kept, read_standing
 from cluster.tls import Keys, given_keys, require_safe
 from configs.cluster import ClusterConfig
 from configs.errors import ClusterFailed, InputError
@@ -19,14 +19,17 @@ from configs.errors import ClusterFailed, InputError
 @contextmanager
 def address(config: ClusterConfig, home: Path) -> Iterator[Client]:
     """Only the client is ours to close."""
-    where, keys = _where(config, read_standing(home), home)
-    require_safe(where, config)
-    with connect(where, keys) as client:
+    with connect(*where(config, home)) as client:
         yield client
 
 
-def _where(config: ClusterConfig, standing: Standing | None, home: Path) -> tuple[str, Keys | None]:
-    given = config.address.scheduler
+def where(config: ClusterConfig, home: Path) -> tuple[str, Keys | None]:
+    """The scheduler's address, and the keys for it.
+
+    Raises InputError where there is none, or where it is not safe to talk to; ClusterFailed where
+    the one that stood there is gone.
+    """
+    given, standing = config.address.scheduler, read_standing(home)
     if given is None and standing is None:
         raise InputError(
             f"cluster.kind=address: no cluster stands in {home.parent}; "
@@ -38,5 +41,8 @@ def _where(config: ClusterConfig, standing: Standing | None, home: Path) -> tupl
                 f"the cluster that stood in {home.parent} has lost its keeper, and ends by itself: "
                 f"`python -m cluster down {home.parent}`, then `up`"
             )
-        return standing.address, standing.keys
-    return str(given), given_keys(config)
+        found = standing.address, standing.keys
+    else:
+        found = str(given), given_keys(config)
+    require_safe(*found, config)
+    return found

@@ -10,7 +10,7 @@ from distributed import Client
 from distributed.client import ClosedClientError
 
 from cluster.tls import Keys
-from configs.errors import ClusterFailed, ClusterLost, InputError
+from configs.errors import ClusterFailed, ClusterLost
 
 GONE = "the scheduler is gone; what is committed is kept: run the same command again"
 ANSWER_LIMIT_S = 60.0  # a scheduler that is stopped keeps its connections, and never answers
@@ -19,8 +19,6 @@ ANSWER_LIMIT_S = 60.0  # a scheduler that is stopped keeps its connections, and 
 def connect(address: str, keys: Keys | None) -> Client:
     """A client of the scheduler; raises ClusterFailed where none answers, or refuses, within Dask's
     own limit (`distributed.comm.timeouts.connect`)."""
-    if keys is None and address.startswith("tls://"):
-        raise InputError(f"{address} wants certificates: give cluster.tls.ca, .cert and .key")
     try:
         return Client(address, security=keys and keys.security())
     except (OSError, RuntimeError) as error:

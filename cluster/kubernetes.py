@@ -14,24 +14,19 @@ from cluster.client import connect
 from cluster.extra import extra, one_line
 from cluster.pods import cluster_spec
 from configs.cluster import ClusterConfig, KubernetesSection
-from configs.errors import ClusterFailed, InputError
+from configs.errors import ClusterFailed
 
 CLUSTERS = "daskclusters.kubernetes.dask.org"
 QUIET = ("httpx", "kr8s")
 
 
 @contextmanager
-def kubernetes(config: ClusterConfig, home: Path) -> Iterator[Client]:
+def kubernetes(config: ClusterConfig, _: Path) -> Iterator[Client]:
     """The client comes through the API server's port forwarding, from inside the cluster, too. A
     driver that was killed leaves its pods; the same command takes them over, and ends them: runs
     at the same time need names of their own (cluster.kubernetes.name)."""
     section = config.kubernetes
     spec = cluster_spec(config)
-    if not home.absolute().is_relative_to(section.mount):
-        raise InputError(
-            f"run: {home.parent} is not below {section.mount}, where pods see the volume "
-            "(cluster.kubernetes.mount)"
-        )
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     _look_at(section)

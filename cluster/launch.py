@@ -14,6 +14,7 @@ from distributed import Client
 
 from cluster.address import address
 from cluster.client import workers_of
+from cluster.faults import require_sound
 from cluster.kubernetes import kubernetes
 from cluster.local import local
 from cluster.queues import queue
@@ -49,7 +50,7 @@ def open_client(config: ClusterConfig, home: Path) -> Iterator[OpenClient]:
 
     Raises:
         ClusterFailed: the cluster cannot be had.
-        InputError: the config asks for what is not there, or not safe.
+        ConfigError: it asks for what is not there, or not safe; all such faults at once.
     """
     with ExitStack() as stack:
         if config.kind == "inline":
@@ -60,6 +61,7 @@ def open_client(config: ClusterConfig, home: Path) -> Iterator[OpenClient]:
 
 @contextmanager
 def _opened(config: ClusterConfig, home: Path) -> Iterator[Client]:
+    require_sound(config, home)
     with (
         dask.config.set(settings(config)),
         _silent(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from cluster.extra import extra
 from cluster.settings import LOOPBACK, environment, num_workers, settings
 from cluster.tls import Keys
 from configs.cluster import ClusterConfig, KubernetesSection
-from configs.errors import InputError
+from configs.errors import ConfigError
 
 KEYS_AT = Path("/keys")
 USER = 1000  # the images' own
@@ -28,10 +29,12 @@ def cluster_spec(config: ClusterConfig) -> Tree:
     """The DaskCluster resource: a scheduler and a fixed number of workers, which the operator
     keeps, without an autoscaler, which would retire busy ones.
 
-    Raises InputError where the config leaves out what a safe cluster needs.
+    Raises ConfigError where the config leaves out what a safe cluster needs.
     """
     section = config.kubernetes
-    _require_complete(section, config.insecure)
+    missing = [*missing_from(config)]
+    if missing:
+        raise ConfigError("cluster.kind=kubernetes", missing)
     spec: Tree = extra("dask_kubernetes.operator").make_cluster_spec(
         name=section.name,
         image=section.image,
@@ -50,15 +53,17 @@ def cluster_spec(config: ClusterConfig) -> Tree:
     return spec
 
 
-def _require_complete(section: KubernetesSection, insecure: bool) -> None:
+def missing_from(config: ClusterConfig) -> Iterator[str]:
+    """What a safe cluster needs, and the config does not name."""
+    section = config.kubernetes
     if section.volume_claim is None:
-        raise InputError(
+        yield (
             "cluster.kubernetes.volume_claim: name the claim that holds run and sources, which all "
             f"pods see at {section.mount}"
         )
-    if section.tls_secret is None and not insecure:
+    if section.tls_secret is None and not config.insecure:
         namespace = f" --namespace {section.namespace}" if section.namespace else ""
-        raise InputError(
+        yield (
             "cluster.kubernetes.tls_secret: without one anyone in the cluster could run code in "
             f"the pods; make it with `kubectl create secret generic {section.name}-tls{namespace} "
             "--from-file=ca.pem --from-file=cert.pem --from-file=key.pem`, or say "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from cluster.replacement import Arrivals, ReplaceLost
 from cluster.settings import ANY_LOOPBACK_PORT
 from cluster.tls import Keys, cluster_keys
 from configs.cluster import ClusterConfig
+from configs.console import counted, say
 from configs.errors import ClusterFailed
 
 CHECK = "1s"  # between looks at which jobs are alive
@@ -34,6 +34,7 @@ def queue(config: ClusterConfig, home: Path) -> Iterator[Client]:
     ):
         _submit(cluster, config)
         jobs = num_jobs(config)
+        say(_submitted_line(config, jobs))
         cluster.adapt(
             Adaptive=ReplaceLost,
             interval=CHECK,
@@ -45,15 +46,19 @@ def queue(config: ClusterConfig, home: Path) -> Iterator[Client]:
             yield client
 
 
+def _submitted_line(config: ClusterConfig, jobs: int) -> str:
+    """Jobs are whole: what was asked for may be less than what comes."""
+    each, asked = section_of(config).workers_per_job, config.workers
+    line = f"{counted(jobs, 'job')} of {counted(each, 'worker')} submitted"
+    if asked is None or asked == jobs * each:
+        return line
+    return f"{line}: cluster.workers={asked} is no whole number of jobs"
+
+
 def _scheduler(config: ClusterConfig, home: Path, keys: Keys | None) -> Any:
     """A scheduler in this process, without a job yet. It has its keys from Dask's settings."""
     system, home = SYSTEMS[config.kind], home.absolute()
     module = extra("dask_jobqueue")
-    if shutil.which(system.submit) is None:
-        raise ClusterFailed(
-            f"cluster.kind={config.kind}: there is no {system.submit} on PATH; "
-            "run this where jobs are submitted, or take another cluster.kind"
-        )
     (home / LOGS).mkdir(parents=True, exist_ok=True)
     options = {
         "port": 0,

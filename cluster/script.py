@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from cluster.address import where
 from cluster.command import dashboard_words, worker_words
 from cluster.extra import extra
 from cluster.jobs import SYSTEMS, exports, job_options, protocol
@@ -20,6 +21,7 @@ from cluster.tls import Keys, given_keys
 from cluster.training import training_script
 from cluster.verbs import home_of
 from configs.cluster import ClusterConfig
+from configs.errors import ClusterFailed, InputError
 from configs.schema import Config
 
 PORT = 8786
@@ -75,16 +77,30 @@ def _local(config: Config) -> str:
 
 
 def _address(config: Config) -> str:
-    """Workers for a scheduler that somebody else started."""
-    cluster = config.cluster
-    scheduler = cluster.address.scheduler or "tls://SCHEDULER:PORT"
-    keys = given_keys(cluster)
+    """More workers for a scheduler that somebody else started, or that stands in the run."""
+    cluster, home = config.cluster, home_of(config)
+    notes = ["# The scheduler is there; on each host, workers for it:"]
+    told: list[str] = []
+    try:
+        scheduler, keys = where(cluster, home)
+    except (InputError, ClusterFailed) as error:
+        scheduler, keys = cluster.address.scheduler or "tls://SCHEDULER:PORT", given_keys(cluster)
+        notes.insert(0, f"# {error}")
+    if cluster.address.scheduler is not None:
+        told = [f"cluster.address.scheduler={scheduler}", *_safety(cluster, keys)]
     return _text(
-        "# The scheduler is there; on each host, workers for it:",
+        *notes,
         *exports(cluster, keys),
         f"{_worker_words(cluster, scheduler, num_workers(cluster), None)} &",
-        _shard("cluster.kind=address", f"cluster.address.scheduler={scheduler}"),
+        _shard("cluster.kind=address", *told),
     )
+
+
+def _safety(cluster: ClusterConfig, keys: Keys | None) -> list[str]:
+    """The overrides that let a command talk to a scheduler with these keys."""
+    if keys is not None:
+        return [f"cluster.tls.{name}={getattr(keys, name)}" for name in ("ca", "cert", "key")]
+    return ["cluster.insecure=true"] if cluster.insecure else []
 
 
 def _ssh(config: Config) -> str:
@@ -94,12 +110,8 @@ def _ssh(config: Config) -> str:
     listen = LOOPBACK if LOOPBACK_HOSTS.issuperset(hosts) else None
     scheduler = f"{protocol(keys)}{hosts[0]}:{PORT}"
     workers = _worker_words(cluster, scheduler, cluster.ssh.workers_per_host, listen)
-    told = ["cluster.kind=address", f"cluster.address.scheduler={scheduler}"]
+    told = [f"cluster.address.scheduler={scheduler}", *_safety(cluster, keys)]
     making = []
-    if keys is None:
-        told.append("cluster.insecure=true")
-    else:
-        told += [f"cluster.tls.{name}={getattr(keys, name)}" for name in ("ca", "cert", "key")]
     if keys is not None and cluster.tls is None:
         making = [shlex.join([sys.executable, "-c", MAKE_KEYS.format(str(directory))])]
     return _text(
@@ -107,7 +119,7 @@ def _ssh(config: Config) -> str:
         *making,
         _over_ssh(cluster, hosts[0], keys, _scheduler_words(cluster, keys, listen)),
         *(_over_ssh(cluster, host, keys, workers) for host in hosts),
-        _shard(*told),
+        _shard("cluster.kind=address", *told),
     )
 
 

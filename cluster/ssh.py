@@ -20,7 +20,7 @@ from cluster.extra import extra, one_line
 from cluster.settings import ANY_LOOPBACK_PORT, DEATH_TIMEOUT_S, LOOPBACK
 from cluster.tls import Keys, cluster_keys
 from configs.cluster import ClusterConfig, SshSection
-from configs.errors import ClusterFailed, InputError
+from configs.errors import ClusterFailed
 
 CONNECT_LIMIT_S = 20
 LOOK_LIMIT_S = 60  # for Python there to begin
@@ -35,8 +35,6 @@ def ssh(config: ClusterConfig, home: Path) -> Iterator[Client]:
     this machine sees under the same paths, and end by themselves if this process cannot end them.
     """
     section = config.ssh
-    if not section.hosts:
-        raise InputError("cluster.kind=ssh: cluster.ssh.hosts names no host")
     with cluster_keys(config, home) as keys, dask.config.set(_inherited(keys)):
         options = connect_options(section)
         asyncio.run(_look_at_all(section, options))
@@ -57,21 +55,21 @@ def _inherited(keys: Keys | None) -> dict[str, Any]:
 
 def connect_options(section: SshSection) -> dict[str, Any]:
     """What asyncssh is told: hosts' keys are always checked, whatever ~/.ssh/config says."""
-    known = section.known_hosts or Path.home() / ".ssh" / "known_hosts"
-    for name, path in {"known_hosts": known, "private_key": section.private_key}.items():
-        if path is not None and not path.is_file():
-            raise InputError(f"cluster.ssh.{name}: there is no file {path}")
     given = {
         "username": section.username,
         "port": section.port,
         "client_keys": section.private_key and [str(section.private_key)],
     }
     return {
-        "known_hosts": str(known),
+        "known_hosts": str(known_hosts(section)),
         "connect_timeout": CONNECT_LIMIT_S,
         "keepalive_interval": KEEPALIVE_S,
         **{name: value for name, value in given.items() if value is not None},
     }
+
+
+def known_hosts(section: SshSection) -> Path:
+    return section.known_hosts or Path.home() / ".ssh" / "known_hosts"
 
 
 async def _look_at_all(section: SshSection, options: Mapping[str, Any]) -> None:

@@ -53,14 +53,10 @@ class Keys:
 
 
 def given_keys(config: ClusterConfig) -> Keys | None:
-    """The certificates that the config names; raises InputError for one that is not there."""
+    """The certificates that the config names."""
     if config.tls is None:
         return None
-    paths = [path.absolute() for path in (config.tls.ca, config.tls.cert, config.tls.key)]
-    for path in paths:
-        if not path.is_file():
-            raise InputError(f"cluster.tls: there is no file {path}")
-    return Keys(*paths)
+    return Keys(*(path.absolute() for path in (config.tls.ca, config.tls.cert, config.tls.key)))
 
 
 @contextmanager
@@ -113,10 +109,13 @@ def _write_secret(path: Path, text: str) -> None:
         file.write(text)
 
 
-def require_safe(address: str, config: ClusterConfig) -> None:
-    """Raises InputError for a plain address beyond loopback, unless the config insists on it."""
+def require_safe(address: str, keys: Keys | None, config: ClusterConfig) -> None:
+    """Raises InputError for a TLS address without keys, and for a plain one beyond loopback unless
+    the config insists on it."""
     scheme, _, rest = address.partition("://")
     host = rest.rpartition(":")[0].strip("[]")
+    if scheme == "tls" and keys is None:
+        raise InputError(f"{address} wants certificates: give cluster.tls.ca, .cert and .key")
     if scheme == "tls" or config.insecure or _is_loopback(host):
         return
     raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from distributed import Client
 
 from cluster.client import ask, connect, workers_of
+from cluster.faults import require_sound
 from cluster.standing import (
     CONFIG_NAME,
     FILE_NAME,
@@ -54,6 +55,7 @@ def up(config: Config) -> int:
         where = standing.address if standing else "an address that is not known yet"
         say(f"{config.run}: a cluster stands already, at {where}; `down` comes before another")
         return 0
+    require_sound(config.cluster, home)
     standing = start_keeper(home, dump_config(config))
     _save(config)
     say(f"{standing.kind} cluster at {standing.address}, dashboard {standing.dashboard}")

@@ -6,18 +6,43 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from configs.section import Name, Section
+from configs.section import Name, Section, split_commas, worded
 
-SIZE_PATTERN = r"^[0-9]+([.][0-9]+)? ?([kMGT]i?)?B$"
-MEMORY_PATTERN = rf"^auto$|{SIZE_PATTERN}"
-WALLTIME_PATTERN = r"^(\d+-)?\d{1,3}:\d{2}:\d{2}$"
+SIZE_PATTERN = r"[0-9]+([.][0-9]+)? ?([kMGT]i?)?B"
+A_SIZE = "a size with its unit, as 4GiB or 500MB"
+
+
+def _clock(value: Any) -> Any:
+    """YAML takes 24:00:00 without quotes for a number of seconds, in sixties."""
+    if not isinstance(value, int):
+        return value
+    minutes, seconds = divmod(value, 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
+
+
+Size = Annotated[str, worded(SIZE_PATTERN, A_SIZE)]
+Memory = Annotated[str, worded(rf"auto|{SIZE_PATTERN}", f"auto, or {A_SIZE}")]
+Walltime = Annotated[
+    str,
+    worded(r"(\d+-)?\d{1,3}:\d{2}:\d{2}", "hours:minutes:seconds, as 04:00:00, or 2-00:00:00"),
+    BeforeValidator(_clock),  # comes first
+]
+SchedulerAddress = Annotated[
+    str, worded(r"(tcp|tls)://.+:\d+", "protocol, host and port, as tls://node1:8786")
+]
+Quantity = Annotated[str, worded(r"\d+[KMGT]i", "a quantity of Kubernetes, as 4Gi")]
+PodName = Annotated[
+    str,
+    worded(
+        r"(?=.{1,45}$)[a-z]([-a-z0-9]*[a-z0-9])?", "at most 45 small letters, digits and hyphens"
+    ),
+]
 
 Kind = Literal["inline", "local", "address", "ssh", "slurm", "pbs", "kubernetes"]
 Stage = Literal["shard", "codebook", "tokenize"]
 Resources = dict[str, PositiveFloat]
-Memory = Annotated[str, Field(pattern=MEMORY_PATTERN)]
 
 
 class TlsConfig(Section):
@@ -31,13 +56,13 @@ class TlsConfig(Section):
 class AddressSection(Section):
     """A scheduler that is there: its address, or what `cluster up` wrote into the run."""
 
-    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")] | None = None
+    scheduler: SchedulerAddress | None = None
 
 
 class SshSection(Section):
     """Hosts that are reached by SSH keys; the first one holds the scheduler, too."""
 
-    hosts: tuple[str, ...] = ()
+    hosts: Annotated[tuple[str, ...], BeforeValidator(split_commas)] = ()
     username: str | None = None
     port: PositiveInt | None = None
     known_hosts: Path | None = None  # None: ~/.ssh/known_hosts; hosts that it lacks are refused
@@ -51,9 +76,9 @@ class QueueSection(Section):
 
     queue: str | None = None  # SLURM's partition
     account: str | None = None
-    walltime: Annotated[str, Field(pattern=WALLTIME_PATTERN)] = "04:00:00"
+    walltime: Walltime = "04:00:00"
     workers_per_job: PositiveInt = 1
-    memory_per_worker: Annotated[str, Field(pattern=SIZE_PATTERN)] = "4GiB"
+    memory_per_worker: Size = "4GiB"
     interface: str | None = None  # network interface that compute nodes reach, as ib0
     directives: tuple[str, ...] = ()  # further ones, as --gres=gpu:1
     prologue: tuple[str, ...] = ()  # shell lines before the worker, as module load ...
@@ -64,14 +89,14 @@ class QueueSection(Section):
 class KubernetesSection(Section):
     """Pods made by the Dask operator. `volume_claim` must hold run and sources, at `mount`."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=45)] = "audiolex"
+    name: PodName = "audiolex"
     namespace: Name | None = None
     image: str = "audiolex-worker:latest"
     volume_claim: str | None = None
     mount: Path = Path("/data")
     tls_secret: str | None = None  # with ca.pem, cert.pem and key.pem
     cpus_per_worker: PositiveInt = 1
-    memory_per_worker: Annotated[str, Field(pattern=r"^\d+[KMGT]i$")] = "4Gi"
+    memory_per_worker: Quantity = "4Gi"
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
 
 
@@ -81,8 +106,8 @@ class TrainingJob(Section):
     nodes: PositiveInt = 1
     gpus_per_node: PositiveInt = 1
     cpus_per_gpu: PositiveInt = 8
-    memory_per_node: Annotated[str, Field(pattern=SIZE_PATTERN)] = "64GiB"
-    walltime: Annotated[str, Field(pattern=WALLTIME_PATTERN)] = "24:00:00"
+    memory_per_node: Size = "64GiB"
+    walltime: Walltime = "24:00:00"
     port: PositiveInt = 29500
 
 

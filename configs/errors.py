@@ -9,6 +9,8 @@
     ├── RunLocked               1   another driver is at work in this run
     ├── IntegrityError          1   bytes on disk are not those on record
     │   └── DifferentBytes      1   a second attempt at a shard gave other bytes
+    ├── StoreFailed             1   a remote store gives no answer, or not in time
+    ├── CacheFull               1   the cache of remote shards is at its bound, and all of it in use
     ├── StageFailed             1   some shards failed; the others are committed
     ├── DecoderLost             1   something else keeps killing the decoder
     ├── ClusterFailed           1   no worker came, or none that fits
@@ -27,6 +29,7 @@ from typing import Any
 
 __all__ = [
     "AudiolexError",
+    "CacheFull",
     "ClusterFailed",
     "ClusterLost",
     "ConfigError",
@@ -40,6 +43,7 @@ __all__ = [
     "RecipeMismatch",
     "RunLocked",
     "StageFailed",
+    "StoreFailed",
     "TrainingFailed",
 ]
 
@@ -108,6 +112,14 @@ class IntegrityError(AudiolexError):
 
 class DifferentBytes(IntegrityError):
     """A second attempt at a committed shard gave other bytes: the task is not deterministic."""
+
+
+class StoreFailed(AudiolexError):
+    """A remote store was asked often enough and gave no whole answer."""
+
+
+class CacheFull(AudiolexError):
+    """A cache is at its bound, and all that it holds is in use."""
 
 
 class StageFailed(AudiolexError):

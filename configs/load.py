@@ -104,6 +104,8 @@ def _missing(path: Path, error: OSError) -> str:
     folder = path.parent
     known = sorted(item.name for item in folder.glob("*.yaml")) if folder.is_dir() else []
     hint = _did_you_mean(path.name, known)
+    if isinstance(error, FileNotFoundError):
+        return f"there is no such config file or run{hint}"
     return f"{error.strerror or 'cannot be read'}{hint}"
 
 

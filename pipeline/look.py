@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.events import NOTABLE
-from configs.errors import IntegrityError
+from configs.errors import IntegrityError, Preempted
 from configs.schema import Config
 from pipeline.pace import Made, Pace, pace
 from shards import plan as plans
 from shards.codebook import STAGE as CODEBOOK
 from shards.codebook import codebook_names
-from shards.commit import RECIPE_NAME, StageLog
+from shards.commit import RECIPE_NAME, StageLog, stage_logs
 from shards.events import Tail
 from shards.index import NAME, STAGE
 from shards.layout import Layout
 from shards.lock import Holder, holder
 from shards.seal import find_seal
 from shards.tokens import STAGE as TOKENIZE
-from shards.verify import stage_logs
 
 FIT = "fit"
 ONE_RECORD = {CODEBOOK, FIT}  # stages of one task, which no seal closes
@@ -71,8 +70,9 @@ class Sight:
 
     `num_clips` and `num_shards` are the plan's, None before there is one; `num_seen` and `reasons`
     count the clips of committed shards, and those of them in quarantine. `state` is what became of
-    the last holder, as far as this host can see. `events` are those worth knowing that were noted
-    since the look before.
+    the last holder, as far as this host can see; `fault` is the error that it failed with, empty
+    where the same command would go on. `events` are those worth knowing that were noted since the
+    look before.
     """
 
     root: Path
@@ -83,6 +83,7 @@ class Sight:
     reasons: Mapping[str, int]
     holder: Holder | None
     state: State
+    fault: str
     events: tuple[Event, ...]
 
     @property
@@ -182,6 +183,7 @@ class Lookout:
             reasons=reasons,
             holder=who,
             state=state,
+            fault=self._fault() if state == "failed" else "",
             events=events,
         )
 
@@ -201,6 +203,10 @@ class Lookout:
         if is_alive is None:
             return "not seen"
         return "at work" if is_alive else "gone"
+
+    def _fault(self) -> str:
+        is_stopped = self._last_verb.get("exit_code") == Preempted.exit_code
+        return "" if is_stopped else str(self._last_verb.get("error", ""))
 
     def _stages(self, num_shards: int, begin_s: float, now_s: float) -> tuple[StageSight, ...]:
         readers = self._all_readers()

@@ -33,6 +33,8 @@ def holder_line(sight: Sight) -> str:
     who = sight.holder
     if who is None:
         return STATES["nobody"]
+    if sight.fault:
+        return f"pid {who.pid} on {who.host} failed: {sight.fault}"
     return STATES[sight.state].format(pid=who.pid, host=who.host, since=clock(who.since_s))
 
 
@@ -77,6 +79,7 @@ def event_line(event: Event) -> str:
     """`12:01:33 killed shard-000012, tcp://10.0.0.7:4711`."""
     if "verb" in event:
         what = f"{event['verb']} ended before it was done, after {event.get('seconds', 0):.0f} s"
+        what += f": {event['error']}" if event.get("error") else ""
     else:
         words = [event.get(key) for key in ("task", "name", "worker", "reason")]
         pieces = event.get("pieces")

@@ -1,7 +1,8 @@
 """`status --watch`: the state of a run again and again, while it is made somewhere else.
 
 Only files are read, so that it works from any host that sees them. It ends by itself when all that
-is being made is made, and on Ctrl-C; there is nothing that it could leave undone.
+is being made is made, or when the work failed and nobody mends it, and on Ctrl-C; there is nothing
+that it could leave undone.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from pipeline.displays import display
 from pipeline.look import Lookout, Sight
 
 REFRESH_S = 2.0
-QUIET_S = 60.0  # that a driver which cannot be seen may take from one stage to the next
+QUIET_S = 60.0  # for a driver that cannot be seen to begin the next stage, or a person a failed one
 
 
 def run(config: Config) -> int:
-    """Show the config's run until it is made, or until a signal says that it is enough."""
+    """Show the config's run until it is made, or until a signal says that it is enough; returns 1
+    where it failed, and stays so."""
     with _signals() as is_enough, display() as show:
         lookout, patience = Lookout(config, is_enough.is_set), Patience()
         while True:
@@ -32,7 +34,7 @@ def run(config: Config) -> int:
                 return 0
             show(sight, trouble)
             if sight is not None and patience.ends(sight, time.monotonic()):
-                return 0
+                return 1 if sight.fault else 0
             is_enough.wait(REFRESH_S)
 
 
@@ -48,16 +50,18 @@ class Patience:
     """Knows when there is nothing more to wait for."""
 
     def __init__(self) -> None:
-        self._finished_s: float | None = None
+        self._quiet_since_s: float | None = None
 
     def ends(self, sight: Sight, now_s: float) -> bool:
-        """Whether all that is begun is finished and nobody is there to begin more."""
-        if not sight.is_finished or sight.state == "at work":
-            self._finished_s = None
+        """Whether all that is begun is finished and nobody is there to begin more, or it failed and
+        nobody has begun again."""
+        if sight.state == "at work" or not (sight.is_finished or sight.fault):
+            self._quiet_since_s = None
             return False
-        if self._finished_s is None:
-            self._finished_s = now_s
-        return sight.state != "not seen" or now_s - self._finished_s >= QUIET_S
+        if self._quiet_since_s is None:
+            self._quiet_since_s = now_s
+        is_sure = sight.state != "not seen" and not sight.fault
+        return is_sure or now_s - self._quiet_since_s >= QUIET_S
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any
 
 from configs import STARTED_S
+from configs.errors import Preempted
 from shards.layout import Layout
 from shards.lock import holder
 
@@ -21,22 +22,29 @@ _ONE_AT_A_TIME = Lock()  # workers are heard in threads of their own
 
 @contextmanager
 def timed(layout: Layout, verb: str) -> Iterator[None]:
-    """Append whether a verb ended well, its peak memory, and the wall seconds since its process
-    began: what a person waits for."""
+    """Append whether a verb ended well (or with what error), its peak memory, and the wall seconds
+    since its process began: what a person waits for."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # a full disk, or no run at all: the first error is the one to show
-            _append(layout, verb, is_done=False)
+            _append(layout, verb, done=False, **_ending(error))
         raise
-    _append(layout, verb, is_done=True)
+    _append(layout, verb, done=True)
 
 
-def _append(layout: Layout, verb: str, *, is_done: bool) -> None:
+def _ending(error: BaseException) -> dict[str, Any]:
+    """The exit code of a command that ends in an error, and the error on one line."""
+    code = Preempted.exit_code if isinstance(error, KeyboardInterrupt) else 1
+    lines = (line.strip() for line in str(error).splitlines())
+    return {"exit_code": getattr(error, "exit_code", code), "error": "; ".join(filter(None, lines))}
+
+
+def _append(layout: Layout, verb: str, **ending: Any) -> None:
     seconds = round(time.monotonic() - STARTED_S, 3)
     who = holder(layout.lock)
     held = {"holds_since": who.since_s} if who and who.is_this_process else {}
-    append(layout, verb=verb, done=is_done, seconds=seconds, peak_mib=peak_mib(), **held)
+    append(layout, verb=verb, **ending, seconds=seconds, peak_mib=peak_mib(), **held)
 
 
 def peak_mib() -> int:

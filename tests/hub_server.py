@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -89,6 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self.wfile.write(data)
+
+
+def environment(address: str, cache: Path) -> dict[str, str]:
+    """The variables of a process that takes the server at `address` for the Hub."""
+    told = {"HF_ENDPOINT": address, "HF_HOME": str(cache)}
+    told |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+    return {**os.environ, **told}
 
 
 @contextmanager

@@ -167,6 +167,15 @@ def test_jobs_end_after_a_driver_that_was_killed(system: Place, tmp_path: Path) 
     wait_until(lambda: not of_groups(system.groups()), "the end of all jobs", 90)
 
 
+def test_jobs_are_whole(system: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = system.config["kind"]
+    section = system.config[kind] | {"workers_per_job": 2}
+    with open_client(config_in(system, workers=3, **{kind: section}), tmp_path) as opened:
+        opened()
+    words = "2 jobs of 2 workers submitted: cluster.workers=3 is no whole number of jobs"
+    assert words in capsys.readouterr().out.splitlines()
+
+
 def failing(directory: Path, name: str) -> Callable[[], str]:
     """Put a command in front of the fake's own, which refuses everything."""
     path = directory / "refusing" / name
@@ -202,22 +211,6 @@ def test_a_directive_that_the_system_does_not_know_is_quoted(system: Place, tmp_
     section = system.config[kind] | {"directives": ["--sygnal=x"]}
     text = message_of(config_in(system, **{kind: section}), tmp_path)
     assert "took no job: error: unrecognized option '--sygnal'" in text
-
-
-@pytest.mark.parametrize(("kind", "command"), SUBMIT.items())
-def test_a_machine_without_the_commands(
-    kind: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    text = message_of(ClusterConfig.model_validate({"kind": kind}), tmp_path)
-    assert text.startswith(f"cluster.kind={kind}: there is no {command} on PATH")
-
-
-def test_an_interface_that_is_not_there(system: Place, tmp_path: Path) -> None:
-    kind = system.config["kind"]
-    text = message_of(config_in(system, **{kind: {"interface": "ib77"}}), tmp_path)
-    assert text.startswith("no scheduler on interface ib77: ")
-    assert "'lo'" in text
 
 
 def test_a_job_that_was_never_submitted_cannot_be_cancelled(system: Place) -> None:

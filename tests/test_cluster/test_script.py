@@ -17,7 +17,9 @@ import yaml
 
 from cluster.pods import cluster_spec
 from cluster.script import script
+from cluster.standing import Standing, write_standing
 from cluster.training import AGAIN
+from cluster.verbs import home_of
 from configs.schema import Config
 from tests.commands import ROOT, succeed, write_config
 from tests.fakes import batch_system
@@ -73,6 +75,37 @@ def test_the_command_prints_it(tmp_path: Path) -> None:
     config = config_of(tmp_path, "slurm")
     file = write_config(tmp_path / "a.yaml", config.model_dump(mode="json"))
     assert succeed("cluster", "script", file) == script(config)
+
+
+def test_workers_are_for_the_cluster_that_stands_in_the_run(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "address")
+    home = home_of(config)
+    home.mkdir(parents=True)
+    pem = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")}
+    address = "tls://node1:8786"
+    write_standing(home, Standing("slurm", address, "", "node1", 7, "2026-11-20T00:00:00Z", **pem))
+    text = script(config)
+    assert f"{address} --nworkers" in text
+    assert f"DASK_DISTRIBUTED__COMM__TLS__CA_FILE={pem['ca']}" in text
+    assert text.rstrip().endswith("pipeline shard CONFIG cluster.kind=address")
+
+
+def test_a_scheduler_that_is_named_wants_its_keys_told(tmp_path: Path) -> None:
+    tls = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")}
+    address = {"scheduler": "tls://node1:8786"}
+    text = script(config_of(tmp_path, "address", address=address, tls=tls))
+    job = text.splitlines()[-1]
+    assert job.endswith(" ".join(f"cluster.tls.{name}={path}" for name, path in tls.items()))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "cure"),
+    [("tls://192.0.2.7:1", "give cluster.tls.ca"), ("tcp://192.0.2.7:1", "cluster.insecure=true")],
+)
+def test_what_is_not_safe_is_said(tmp_path: Path, scheduler: str, cure: str) -> None:
+    text = script(config_of(tmp_path, "address", address={"scheduler": scheduler}))
+    assert text.startswith(f"# {scheduler} ")
+    assert cure in text.splitlines()[0]
 
 
 def test_a_workers_job_is_the_one_that_is_submitted(tmp_path: Path) -> None:

@@ -86,17 +86,6 @@ def test_a_python_that_is_not_there(place: Place, tmp_path: Path) -> None:
     assert "/no/python: not found; hosts need this directory and its Python" in text
 
 
-@pytest.mark.parametrize("name", ["known_hosts", "private_key"])
-def test_a_file_that_is_not_there(place: Place, tmp_path: Path, name: str) -> None:
-    text = message_of(config_in(place, **{name: tmp_path / "none"}), tmp_path)
-    assert text == f"cluster.ssh.{name}: there is no file {tmp_path / 'none'}"
-
-
-def test_no_host_at_all(tmp_path: Path) -> None:
-    text = message_of(ClusterConfig(kind="ssh"), tmp_path)
-    assert text == "cluster.kind=ssh: cluster.ssh.hosts names no host"
-
-
 def test_host_keys_are_always_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even `UserKnownHostsFile none` in ~/.ssh/config turns that off."""
     monkeypatch.setenv("HOME", str(tmp_path))

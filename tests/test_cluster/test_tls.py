@@ -84,20 +84,25 @@ def test_a_refused_client_is_told_in_one_line(address: str, strangers: Keys) -> 
         pytest.raises(ClusterFailed, match=f"no scheduler answers at {address}"),
     ):
         connect(address, strangers)
+
+
+def test_an_address_with_tls_wants_keys(keys: Keys) -> None:
+    config = ClusterConfig(kind="address")
     with pytest.raises(InputError, match="wants certificates"):
-        connect(address, None)
+        require_safe("tls://192.0.2.7:8786", None, config)
+    require_safe("tls://192.0.2.7:8786", keys, config)
 
 
 @pytest.mark.parametrize("where", ["tcp://192.0.2.7:8786", "tcp://0.0.0.0:8786"])
 def test_plain_tcp_beyond_this_machine_wants_a_word(where: str) -> None:
     with pytest.raises(InputError, match="anyone who reaches it can run code"):
-        require_safe(where, ClusterConfig(kind="address"))
-    require_safe(where, ClusterConfig(kind="address", insecure=True))
+        require_safe(where, None, ClusterConfig(kind="address"))
+    require_safe(where, None, ClusterConfig(kind="address", insecure=True))
 
 
 @pytest.mark.parametrize("where", ["tcp://127.0.0.1:1", "tcp://localhost:1", "tcp://[::1]:1"])
 def test_plain_tcp_on_loopback_is_fine(where: str) -> None:
-    require_safe(where, ClusterConfig(kind="address"))
+    require_safe(where, None, ClusterConfig(kind="address"))
 
 
 def test_keys_are_for_this_user_only_and_go_with_the_cluster(tmp_path: Path) -> None:
@@ -111,16 +116,6 @@ def test_keys_are_for_this_user_only_and_go_with_the_cluster(tmp_path: Path) -> 
     finally:
         os.umask(before)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_certificates_of_your_own_must_be_there(tmp_path: Path, keys: Keys) -> None:
-    tls = {"ca": str(keys.ca), "cert": str(keys.cert), "key": str(tmp_path / "none.pem")}
-    config = ClusterConfig.model_validate({"kind": "slurm", "tls": tls})
-    with (
-        pytest.raises(InputError, match=r"there is no file .*none\.pem"),
-        cluster_keys(config, tmp_path),
-    ):
-        pass
 
 
 def test_insecure_is_a_word_of_its_own(tmp_path: Path) -> None:

@@ -206,9 +206,9 @@ def test_yaml_merge_keys_work(write_yaml: WriteYaml) -> None:
 def test_a_missing_file_suggests_its_neighbour(write_yaml: WriteYaml, faults_of: FaultsOf) -> None:
     path = write_yaml(MINIMAL, "esc10.yaml")
     (fault,) = faults_of(path.with_name("esc01.yaml"))
-    assert fault == "No such file or directory (did you mean esc10.yaml?)"
+    assert fault == "there is no such config file or run (did you mean esc10.yaml?)"
     (fault,) = faults_of(path.parent / "nowhere" / "esc10.yaml")
-    assert fault == "No such file or directory"
+    assert fault == "there is no such config file or run"
 
 
 # --- run directories -------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +10,6 @@ import pytest
 
 from tests.commands import ROOT
 from tests.test_docker.dockerfile import Stage, build
-
-
-@pytest.fixture(scope="session")
-def registry() -> None:
-    """Skips where no package can be had."""
-    words = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps"]
-    done = subprocess.run([*words, "iniconfig"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no package registry answers: {done.stderr.strip().splitlines()[-1]}")
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,17 @@ def test_every_number_of_the_prose_stands_in_the_block() -> None:
     assert said <= there
 
 
+@pytest.mark.parametrize("kind", ["slurm", "ssh", "kubernetes"])
+def test_a_place_of_the_page_is_a_valid_one(kind: str, tmp_path: Path) -> None:
+    [block] = [
+        part
+        for part in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        if f"kind: {kind}\n" in part
+    ]
+    (tmp_path / "all.yaml").write_text(f"include: [{ROOT / 'configs' / 'demo.yaml'}]\n{block}")
+    assert load_config(tmp_path / "all.yaml").cluster.kind == kind
+
+
 def test_the_block_reads_well() -> None:
     assert max(map(len, shown().splitlines())) <= WIDTH
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from shards import plan as plans
 from shards.layout import Layout
 from tests.commands import ROOT, command, data_files, write_config
 from tests.hub import NUM_CLIPS, RATE_HZ, clip_id, config_of, flac, labels, rows_of
-from tests.hub_server import REPO, serving
+from tests.hub_server import REPO, environment, serving
 
 CONTAINERS = [
     ("bal_train*.tar", True),
@@ -240,12 +239,10 @@ def test_the_hub_is_read_in_place(hub: Path, tmp_path: Path, files: str) -> None
     tree["run"], tree["source"]["root"] = str(tmp_path / "remote"), f"hf://datasets/{REPO}"
     config = write_config(tmp_path / "config.yaml", tree)
     with serving(hub) as (address, counted):
-        environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache")}
-        environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
         done = subprocess.run(
             command("pipeline", "shard", config),
             cwd=ROOT,
-            env={**os.environ, **environment},
+            env=environment(address, tmp_path / "cache"),
             capture_output=True,
             text=True,
             timeout=120,

@@ -15,7 +15,7 @@ from shards.lock import Holder
 
 SHARD = StageSight("shard", "default", 42, 12, True, False, Pace(0.05, 51.2))
 SIGHT = Sight(
-    Path("runs/x"), 43_008, 42, (SHARD,), 12_288, {}, Holder(7, "node1", 0.0), "at work", ()
+    Path("runs/x"), 43_008, 42, (SHARD,), 12_288, {}, Holder(7, "node1", 0.0), "at work", "", ()
 )
 
 
@@ -104,6 +104,10 @@ def test_a_stage_that_nobody_works_on_has_no_rate() -> None:
         ),
         ({"event": "isolated", "task": "t", "pieces": ["a", "b"]}, "isolated t, a b"),
         ({"verb": "shard", "done": False, "seconds": 9.7}, "shard ended before it was done"),
+        (
+            {"verb": "shard", "done": False, "seconds": 9.7, "error": "no worker came"},
+            "after 10 s: no worker came",
+        ),
         ({"event": "full disk", "task": None}, "full disk"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from configs.schema import Config
 from pipeline import look
 from pipeline.look import Lookout, StageSight
+from pipeline.view import holder_line
 from shards.commit import CommitRecord, StageLog
 from shards.events import append
 from shards.layout import Layout
@@ -157,6 +158,23 @@ def test_what_became_of_the_holder(make_config: MakeConfig, state: str) -> None:
         append(layout, done=state == "done", **before | {"holds_since": held.since_s})
     append(layout, verb="fit", done=False, seconds=1.0)  # holds no run
     assert Lookout(config).look().state == state
+
+
+@pytest.mark.parametrize(("code", "fault"), [(75, ""), (2, "no disk"), (1, "no disk")])
+def test_a_failure_says_whether_the_same_command_would_go_on(
+    make_config: MakeConfig, code: int, fault: str
+) -> None:
+    config = make_config()
+    config.run.mkdir()
+    holds(config, os.getpid(), socket.gethostname(), ago_s=1)
+    layout = Layout(config.run)
+    held = holder(layout.lock)
+    assert held is not None
+    ending = {"done": False, "exit_code": code, "error": "no disk"}
+    append(layout, verb="shard", seconds=1.0, holds_since=held.since_s, **ending)
+    sight = Lookout(config).look()
+    assert (sight.state, sight.fault) == ("failed", fault)
+    assert ("run the same command again" in holder_line(sight)) == (code == 75)
 
 
 def test_who_only_cleared_up_has_done_its_work(config: Config) -> None:

@@ -219,13 +219,13 @@ def test_ctrl_c_on_a_terminal(job: Path, watch: Watch, terminal: tuple[int, int]
     assert "Traceback" not in said
 
 
-def sight(state: State, is_finished: bool) -> Sight:
+def sight(state: State, is_finished: bool, fault: str = "") -> Sight:
     class Seen(Sight):
         @property
         def is_finished(self) -> bool:
             return is_finished
 
-    return Seen(Path(), 1, 1, (), 0, {}, None, state, ())
+    return Seen(Path(), 1, 1, (), 0, {}, None, state, fault, ())
 
 
 @pytest.mark.parametrize(
@@ -251,3 +251,12 @@ def test_a_driver_that_cannot_be_seen_has_a_while_to_begin_another_stage() -> No
     assert not patience.ends(sight("not seen", True), QUIET_S)
     assert not patience.ends(sight("not seen", True), 2 * QUIET_S - 1)
     assert patience.ends(sight("not seen", True), 2 * QUIET_S)
+
+
+def test_a_failure_may_be_mended_for_a_while() -> None:
+    failed, patience = sight("failed", False, fault="no worker came"), Patience()
+    assert not patience.ends(failed, 0.0)
+    assert not patience.ends(sight("at work", False), 30.0)
+    assert not patience.ends(failed, 40.0)
+    assert not patience.ends(failed, 39.0 + QUIET_S)
+    assert patience.ends(failed, 40.0 + QUIET_S)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.errors import ConfigError
 from shards import events
 from shards.layout import Layout
 
@@ -39,6 +40,14 @@ def test_a_verb_leaves_its_time_and_how_it_ended(run: Layout) -> None:
     assert found == [("shard", True), ("codebook", False)]
     assert all(event["seconds"] > 0 for event in events.read_lines(run.events))
     assert all(event["peak_mib"] > 1 for event in events.read_lines(run.events))
+
+
+def test_a_verb_that_fails_leaves_its_error(run: Layout) -> None:
+    for error in (ConfigError("a.yaml", ["one", "two"]), KeyboardInterrupt(), OSError("torn")):
+        with pytest.raises(type(error)), events.timed(run, "shard"):
+            raise error
+    found = [(event["exit_code"], event["error"]) for event in events.read_lines(run.events)]
+    assert found == [(2, "a.yaml: 2 faults; one; two"), (75, ""), (1, "torn")]
 
 
 def test_the_first_error_is_shown_where_nothing_can_be_written(tmp_path: Path) -> None:
