@@ -8,7 +8,7 @@ Paths are relative to the directory that the command runs in.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -20,8 +20,9 @@ from pydantic import (
 )
 
 from configs.cluster import ClusterConfig
+from configs.data import DataConfig
 from configs.frames import FramesConfig, MelFrames
-from configs.section import Name, Section, Share
+from configs.section import Name, Section, Share, split_commas
 from configs.sources import Source, TableSource
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -179,10 +180,6 @@ class TrainConfig(Section):
 # --- the root --------------------------------------------------------------------------------
 
 
-def _split_commas(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
 class Config(Section):
     """The whole job. `model` names the entries of `models` that `train` works on."""
 
@@ -195,7 +192,8 @@ class Config(Section):
     quarantine: QuarantineConfig = QuarantineConfig()
     codebook: CodebookConfig = CodebookConfig()
     models: dict[Name, Model] = Field(default_factory=dict)
-    model: Annotated[tuple[Name, ...], BeforeValidator(_split_commas)] = ()
+    model: Annotated[tuple[Name, ...], BeforeValidator(split_commas)] = ()
+    data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
 

@@ -14,13 +14,16 @@ from typing import Any, Self
 
 import numpy as np
 
+from configs.data import DataConfig
 from configs.errors import InputError, IntegrityError, NotMadeYet
+from configs.load import load_config
 from configs.schema import SplitConfig
+from shards import plan as plans
 from shards.index import decoded, open_shards, read_index
 from shards.layout import Layout
-from shards.splits import SPLIT_COLUMNS, SPLITS, SplitInputs, split_codes
-from shards.stream.order import GlobalOrder
-from shards.stream.schedule import Place, Schedule, Span, Tail
+from shards.splits import SPLIT_COLUMNS, TRAIN, SplitInputs, split_codes
+from shards.stream.choice import chosen_classes, order_of, without_the_rest
+from shards.stream.schedule import Place, Schedule, Span
 from shards.stream.stream import Stream
 from shards.stream.tokens import open_tokens
 
@@ -37,7 +40,7 @@ class Spec:
     seed: int
     batch_size: int
     num_epochs: int
-    tail: Tail
+    data: Mapping[str, Any]
     fingerprint: str  # of the stream that `fit` read
 
     def to_json(self) -> bytes:
@@ -60,6 +63,7 @@ class Audit:
 
     ids: tuple[str, ...]  # of all clips of the set, by row
     stream: Stream[Any, Any]
+    promises_all: bool  # each clip once an epoch
 
     @property
     def schedule(self) -> Schedule:
@@ -90,26 +94,43 @@ class Audit:
 
 
 def open_audit(layout: Layout, model: str | None) -> Audit:
-    """The training of a model, or of the only one. Raises NotMadeYet, InputError, or IntegrityError
-    where the clips are no longer those that were trained on."""
+    """The training of a model, or of the only one. Raises NotMadeYet, InputError also where its
+    reader kept no order, or IntegrityError where the clips are no longer those that were trained
+    on."""
     directory = layout.model(model) if model else _only_model(layout)
     spec = Spec.read(directory / SPEC_NAME)
-    source = open_tokens(layout, spec.tokens)
+    config = DataConfig.model_validate(spec.data)
+    if config.reader != "stream":
+        raise InputError(
+            f"{directory}: was trained with data.reader={config.reader}, which keeps no order: "
+            "what a step saw cannot be told; trainings with data.reader=stream can be audited"
+        )
+    source = open_tokens(layout, spec.tokens, _where_shards_are(layout))
     inputs = SplitInputs.of_index(
         decoded(read_index(layout, open_shards(layout).records, [*SPLIT_COLUMNS, "status"]))
     )
+    numbers = chosen_classes(config, plans.load_bound(layout).classes)
     codes = split_codes(inputs, SplitConfig.model_validate(spec.split), spec.fold)
-    rows = np.flatnonzero(codes == SPLITS.index("train"))
+    rows = np.flatnonzero(without_the_rest(config, codes, inputs, numbers) == TRAIN)
     stream = Stream[Any, Any](
         source,
-        GlobalOrder(len(rows), spec.seed),
-        Schedule(len(rows), spec.batch_size, spec.num_epochs, spec.tail),
+        order_of(config, source, rows, spec.seed, numbers),
+        Schedule(len(rows), spec.batch_size, spec.num_epochs, config.tail),
         lambda *_: None,
         rows=rows,
     )
     if stream.fingerprint != spec.fingerprint:
         raise IntegrityError(f"{directory}: was trained on other clips than the run holds now")
-    return Audit(tuple(inputs.ids), stream)
+    promises_all = config.order != "weighted" and config.tail != "drop"
+    return Audit(tuple(inputs.ids), stream, promises_all)
+
+
+def _where_shards_are(layout: Layout) -> DataConfig:
+    """As the run says: some orders are made of labels, which lie in the shards."""
+    if not layout.config.exists():
+        return DataConfig()
+    data = load_config(layout.root).data
+    return DataConfig(remote=data.remote, cache=data.cache, cache_gib=data.cache_gib)
 
 
 def _only_model(layout: Layout) -> Path:

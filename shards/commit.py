@@ -253,3 +253,9 @@ def differences(stored: Any, asked: Any, path: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def stage_logs(layout: Layout) -> list[StageLog]:
+    """Every stage of the run under every name, in order."""
+    directories = sorted((layout.root / "commits").glob("*/*/"))
+    return [StageLog(layout, path.parent.name, path.name) for path in directories]

@@ -21,6 +21,7 @@ from configs.schema import SplitConfig
 
 SPLITS = ("train", "valid", "test")
 TRAIN, VALID, TEST = range(3)
+NO_SPLIT = 255  # of a clip that the config leaves out
 SPLIT_COLUMNS = ("id", "split", "fold", "group", "labels")
 
 SplitCodes = npt.NDArray[np.uint8]

@@ -71,6 +71,11 @@ class Block:
         }
 
 
+def block_name(number: int) -> str:
+    """The key of a block's sample in its tar."""
+    return f"b{number:06d}"
+
+
 def write_token_tar(path: Path, blocks: Sequence[Block]) -> list[dict[str, Any]]:
     """Write blocks as a tar; returns one dict an array for the index, without its rows."""
     with TarWriter(path) as tar:
@@ -82,7 +87,7 @@ def write_token_tar(path: Path, blocks: Sequence[Block]) -> list[dict[str, Any]]
 
 
 def _add_array(tar: TarWriter, block: Block, column: str, array: Array) -> dict[str, Any]:
-    member = tar.add(f"b{block.number:06d}.{column}.npy", _npy(array))
+    member = tar.add(f"{block_name(block.number)}.{column}.npy", npy(array))
     return {
         "block": block.number,
         "num_rows": len(block.lengths),
@@ -124,11 +129,23 @@ class ColumnIndex:
     crc32c: npt.NDArray[np.uint32]
 
     @classmethod
-    def of(cls, rows: pa.Table) -> Self:
+    def of(cls, table: pa.Table, rows: Int64s) -> Self:
+        """From some rows of an index."""
+        dtype, shape = table.column("dtype").to_pylist(), table.column("shape")
         return cls(
-            rows.column("dtype").to_pylist(),
-            pc.list_element(rows.column("shape"), 0).to_numpy(),
-            *(rows.column(name).to_numpy() for name in ("offset", "bytes", "crc32c")),
+            [dtype[row] for row in rows.tolist()],
+            pc.list_flatten(shape).to_numpy()[_list_starts(shape)[rows]],
+            *(table.column(name).to_numpy()[rows] for name in ("offset", "bytes", "crc32c")),
+        )
+
+    def only(self, blocks: slice) -> ColumnIndex:
+        """The entries of some blocks."""
+        return ColumnIndex(
+            self.dtype[blocks],
+            self.length[blocks],
+            self.offset[blocks],
+            self.bytes[blocks],
+            self.crc32c[blocks],
         )
 
 
@@ -151,30 +168,56 @@ class TokenIndex:
     def num_blocks(self) -> int:
         return len(self.shard)
 
+    def only(self, shard: int) -> TokenIndex:
+        """The index of one shard as if it were the whole set, so that it can be read and let go."""
+        blocks = slice(*np.searchsorted(self.shard, [shard, shard + 1]).tolist())
+        first_row = self.first_row[blocks.start : blocks.stop + 1]
+        return TokenIndex(
+            files=(self.files[shard],),
+            shard=np.zeros(blocks.stop - blocks.start, dtype=np.int64),
+            number=self.number[blocks],
+            first_row=first_row - first_row[0],
+            num_codebooks=self.num_codebooks,
+            columns={name: column.only(blocks) for name, column in self.columns.items()},
+        )
+
 
 def read_token_index(path: Path) -> TokenIndex:
     """The index of a sealed set, a few kilobytes a shard; raises no error of its own."""
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all()
     files = tuple(FileRecord(**file) for file in json.loads(table.schema.metadata[SHARDS_KEY]))
-    names = table.column("column").unique().to_pylist()
-    parts = {name: table.filter(pc.equal(table.column("column"), name)) for name in names}
-    if not parts:
+    # Arrow would import pandas, where that is installed, to compare with a word of Python's: 1 s.
+    column_of = np.array(table.column("column").to_pylist(), dtype=np.str_)
+    rows_of = {
+        name: np.flatnonzero(column_of == name) for name in dict.fromkeys(column_of.tolist())
+    }
+    if not rows_of:
         nothing = np.zeros(0, dtype=np.int64)
         return TokenIndex(files, nothing, nothing, np.zeros(1, dtype=np.int64), 1, {})
-    tokens = parts["tokens"]
-    num_rows = tokens.column("num_rows").to_numpy()
+    tokens = rows_of["tokens"]
+    shard, number, num_rows = (
+        table.column(name).to_numpy()[tokens].astype(np.int64)
+        for name in ("shard", "block", "num_rows")
+    )
     return TokenIndex(
         files=files,
-        shard=tokens.column("shard").to_numpy().astype(np.int64),
-        number=tokens.column("block").to_numpy().astype(np.int64),
-        first_row=np.concatenate([[0], np.cumsum(num_rows, dtype=np.int64)]),
-        num_codebooks=tokens.column("shape")[0][1].as_py(),
-        columns={name: ColumnIndex.of(part) for name, part in parts.items()},
+        shard=shard,
+        number=number,
+        first_row=np.concatenate([[0], np.cumsum(num_rows)]),
+        num_codebooks=table.column("shape")[int(tokens[0])][1].as_py(),
+        columns={name: ColumnIndex.of(table, rows) for name, rows in rows_of.items()},
     )
 
 
-def _npy(array: Array) -> bytes:
+def _list_starts(lists: pa.ChunkedArray) -> Int64s:
+    """Where each list's own values begin among those of all."""
+    sizes = pc.list_value_length(lists).to_numpy()
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
+def npy(array: Array) -> bytes:
+    """An array as a file of its own; never pickled."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, array, allow_pickle=False)
     return buffer.getvalue()

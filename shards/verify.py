@@ -20,7 +20,7 @@ from configs.errors import AudiolexError, IntegrityError
 from shards import contents
 from shards import plan as plans
 from shards.atomic import make_directory, sha256_file, sync_directory
-from shards.commit import RECIPE_NAME, CommitRecord, StageLog, fingerprint
+from shards.commit import RECIPE_NAME, CommitRecord, StageLog, fingerprint, stage_logs
 from shards.layout import Layout
 from shards.plan import Plan
 from shards.seal import check_bytes, check_size, read_seal
@@ -107,12 +107,6 @@ def _free(path: Path) -> Path:
     """The path, or one with a number where an earlier repair has put something."""
     others = (path.with_name(f"{path.name}.{number}") for number in count(1))
     return next(place for place in chain([path], others) if not place.exists())
-
-
-def stage_logs(layout: Layout) -> list[StageLog]:
-    """Every stage of the run under every name, in order."""
-    directories = sorted((layout.root / "commits").glob("*/*/"))
-    return [StageLog(layout, path.parent.name, path.name) for path in directories]
 
 
 def unnamed(layout: Layout, named: Iterable[Path]) -> list[Path]:

@@ -37,7 +37,7 @@ def count_tokens(data: TokenData, rows: Rows) -> scipy.sparse.csr_array:
 
 def fit_bag(config: BagModel, data: TokenData) -> Tensors:
     """Fit on the training clips; returns `idf` [K], `weight` [C, K] and `bias` [C]."""
-    rows = data.rows("train")
+    rows = data.whole(data.rows("train"))
     tfidf = TfidfTransformer(sublinear_tf=True)
     features_NK = tfidf.fit_transform(count_tokens(data, rows))
     targets_NC = data.targets(rows)

@@ -5,27 +5,33 @@ Legend: B clips in a batch, T tokens of the longest, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from configs.console import counted, say
+from configs.data import DataConfig
 from configs.errors import InputError, IntegrityError
 from configs.schema import SplitConfig, TrainConfig
 from shards import plan as plans
 from shards.codebook import Codebook, open_codebook
+from shards.commit import REPAIR
 from shards.index import decoded, open_shards, read_index
 from shards.keys import key_of
 from shards.layout import Layout
 from shards.plan import ClassName, Task
 from shards.splits import SPLIT_COLUMNS, SPLITS, SplitCodes, SplitInputs, split_codes
-from shards.stream.order import GlobalOrder, StoredOrder
-from shards.stream.schedule import Piece, Schedule
+from shards.stream.batches import multi_hot
+from shards.stream.choice import chosen_classes, order_of, without_the_rest
+from shards.stream.order import StoredOrder
+from shards.stream.schedule import Piece, Schedule, World
 from shards.stream.stream import Stream
-from shards.stream.tokens import TokenChunk, TokenSource, multi_hot, open_tokens, token_batch
+from shards.stream.tokens import TokenChunk, TokenSource, open_tokens, token_batch
 
 Rows = npt.NDArray[np.int64]
 BatchStream = Stream[TokenChunk, "Batch"]
@@ -39,20 +45,52 @@ class Batch:
     tokens_BT: torch.Tensor  # int64; `pad_id` beyond a clip's length
     lengths_B: torch.Tensor  # int64
     targets_BC: torch.Tensor  # float32, 0 or 1
-    weights_B: torch.Tensor  # float32; 0: it only fills the batch up
+    weights_B: torch.Tensor  # float32; 0: it only fills the batch up, or is masked
 
     def to(self, device: torch.device) -> Batch:
         tensors = (self.tokens_BT, self.lengths_B, self.targets_BC, self.weights_B)
         return Batch(self.rows_B, *(tensor.to(device) for tensor in tensors))
 
 
-def _collated(chunk: TokenChunk, piece: Piece, *, pad_id: int, num_classes: int) -> Batch:
-    found = token_batch(chunk, piece, pad_id=pad_id)
+def padding_share(batches: Sequence[Batch]) -> float:
+    """How much of what a model is given is no token of a clip that counts."""
+    real = sum(int(batch.lengths_B[batch.weights_B > 0].sum()) for batch in batches)
+    return 1.0 - real / max(1, sum(batch.tokens_BT.numel() for batch in batches))
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What is learnt: the classes, and which of them each class of the data set is (-1: none)."""
+
+    names: tuple[ClassName, ...]
+    columns: npt.NDArray[np.int16]
+
+    @classmethod
+    def chosen(cls, names: Sequence[ClassName], numbers: Sequence[int]) -> Self:
+        columns = np.full(len(names), -1, dtype=np.int16)
+        columns[numbers] = np.arange(len(numbers))
+        return cls(tuple(names[number] for number in numbers), columns)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the classes of the data set that are learnt."""
+        return np.flatnonzero(self.columns >= 0).tolist()
+
+    def targets(self, labels: npt.NDArray[np.int16], starts: Rows) -> npt.NDArray[np.float32]:
+        """Multi-hot labels [N, C]; those that are not learnt fall into a column of their own."""
+        targets_NC = multi_hot(self.columns[labels], starts, len(self.names) + 1)
+        return np.ascontiguousarray(targets_NC[:, :-1])
+
+
+def _collated(
+    chunk: TokenChunk, piece: Piece, *, pad_id: int, classes: Classes, width: int | None = None
+) -> Batch:
+    found = token_batch(chunk, piece, pad_id=pad_id, width=width)
     return Batch(
         found.rows_B,
         torch.from_numpy(found.tokens_BTQ[:, :, 0]),  # models read one codebook
         torch.from_numpy(found.lengths_B.astype(np.int64)),
-        torch.from_numpy(found.targets(num_classes)),
+        torch.from_numpy(classes.targets(found.labels, found.label_starts)),
         torch.from_numpy(found.weights_B),
     )
 
@@ -64,10 +102,15 @@ class TokenData:
     source: TokenSource
     codebook: Codebook
     codebook_fingerprint: str
-    classes: tuple[ClassName, ...]
+    learnt: Classes
     task: Task
     ids: tuple[str, ...]
     splits: SplitCodes
+    config: DataConfig = field(default_factory=DataConfig)
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        return self.learnt.names
 
     @property
     def pad_id(self) -> int:
@@ -82,6 +125,21 @@ class TokenData:
         """Rows of the clips of a split, in stored order."""
         return np.flatnonzero(self.splits == SPLITS.index(split))
 
+    def whole(self, rows: Rows) -> Rows:
+        """Those of some rows that could be read: all of them, unless damaged ones are masked."""
+        return rows[self.source.is_whole(rows)]
+
+    def say_masked(self) -> None:
+        """One line, if anything was damaged and masked."""
+        if damaged := self.source.damaged:
+            blocks = counted(len(damaged), "damaged block")
+            shards = counted(len({damage.shard for damage in damaged}), "shard")
+            clips = counted(sum(damage.num_rows for damage in damaged), "clip")
+            say(
+                f"warning: {blocks} of {shards}: {clips} weighed nothing (data.on_damage=mask); "
+                f"{REPAIR}"
+            )
+
     @property
     def test_split(self) -> str:
         """`test`, or `valid` for a set without test clips."""
@@ -89,18 +147,21 @@ class TokenData:
 
     def targets(self, rows: Rows) -> npt.NDArray[np.float32]:
         """Multi-hot labels [N, C] of some rows."""
-        return multi_hot(*self.source.labels(rows), len(self.classes))
+        return self.learnt.targets(*self.source.labels(rows))
 
-    def stream(self, rows: Rows, config: TrainConfig) -> BatchStream:
-        """The steps of a training on some rows."""
-        schedule = Schedule(len(rows), config.batch_size, config.epochs)
+    def stream(self, rows: Rows, train: TrainConfig, world: World | None = None) -> BatchStream:
+        """The steps of a training on some rows; `world` says which training process this is."""
+        config = self.config
         return Stream(
             self.source,
-            GlobalOrder(len(rows), config.seed),
-            schedule,
-            self._collate,
+            order_of(config, self.source, rows, train.seed, self.learnt.numbers),
+            Schedule(len(rows), train.batch_size, train.epochs, config.tail),
+            self._collate(self.longest if config.lengths == "fixed" else None),
             rows=rows,
-            micro_batch_size=config.forward_size,
+            world=world,
+            micro_batch_size=train.forward_size,
+            sorts_lengths=config.lengths == "bucketed",
+            num_threads=config.threads,
         )
 
     def batches(self, rows: Rows, at_once: int) -> Iterator[Batch]:
@@ -108,34 +169,60 @@ class TokenData:
         if not len(rows):
             return
         order, schedule = StoredOrder(len(rows)), Schedule(len(rows), at_once, num_epochs=1)
-        stream = Stream(self.source, order, schedule, self._collate, rows=rows, num_threads=0)
+        stream = Stream(self.source, order, schedule, self._collate(), rows=rows, num_threads=0)
         for step in stream.steps():
             yield from step.batches
 
-    @property
-    def _collate(self) -> Callable[[TokenChunk, Piece], Batch]:
-        return partial(_collated, pad_id=self.pad_id, num_classes=len(self.classes))
+    def _collate(self, width: int | None = None) -> Callable[[TokenChunk, Piece], Batch]:
+        return partial(_collated, pad_id=self.pad_id, classes=self.learnt, width=width)
 
 
-def open_data(layout: Layout, name: str, split: SplitConfig, fold: int | None) -> TokenData:
+def open_data(
+    layout: Layout,
+    name: str,
+    split: SplitConfig,
+    fold: int | None,
+    config: DataConfig | None = None,
+) -> TokenData:
     """Open the tokens of a codebook; raises NotMadeYet, InputError or IntegrityError."""
-    source = open_tokens(layout, name)
+    config = config or DataConfig()
+    source = open_tokens(layout, name, config)
     codebook, fingerprint = open_codebook(layout, name)
     plan = plans.load_bound(layout)
     if plan.task == "regression":
         raise InputError(f"{layout.root}: its targets are numbers; models here learn labels")
     table = read_index(layout, open_shards(layout).records, [*SPLIT_COLUMNS, "status"])
     inputs = SplitInputs.of_index(decoded(table))
-    keys = source.keys(source.all_rows)
-    if [key_of(clip_id) for clip_id in inputs.ids] != keys:
+    if not _are_keys_of(source, inputs.ids):
         raise IntegrityError(f"{layout.root}: the tokens of {name} are not of these frames")
-    splits = split_codes(inputs, split, fold)
+    numbers = chosen_classes(config, plan.classes)
+    splits = without_the_rest(config, split_codes(inputs, split, fold), inputs, numbers)
+    learnt = Classes.chosen(plan.classes, numbers)
     data = TokenData(
-        source, codebook, fingerprint, plan.classes, plan.task, tuple(inputs.ids), splits
+        source, codebook, fingerprint, learnt, plan.task, tuple(inputs.ids), splits, config
     )
-    if not len(data.rows(data.test_split)):
+    _require_clips(data)
+    return data
+
+
+def _require_clips(data: TokenData) -> None:
+    """Raises InputError where a split has no clip."""
+    missing = [split for split in ("train", data.test_split) if not len(data.rows(split))]
+    if missing and (data.config.classes or data.config.ids):
+        raise InputError(
+            f"data.classes, data.ids: what they choose has no clip of split {' or '.join(missing)}"
+        )
+    if missing:
         raise InputError(
             "split: no clip is left to test or validate on: raise split.valid_share, or give more "
             "clips (those of one group, as the windows of a file, stay together)"
         )
-    return data
+
+
+def _are_keys_of(source: TokenSource, ids: Sequence[str]) -> bool:
+    """Whether the rows are the clips of these ids; of masked ones nobody can tell."""
+    keys, is_whole = source.keys(source.all_rows), source.is_whole(source.all_rows).tolist()
+    if len(keys) != len(ids):
+        return False
+    rows = zip(keys, ids, is_whole, strict=True)
+    return all(key == key_of(clip_id) for key, clip_id, is_own in rows if is_own)

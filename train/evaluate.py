@@ -75,15 +75,17 @@ def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     from train.metrics import evaluate
     from train.predict import model_logits
 
-    data = open_data(job.layout, job.tokens, config.split, job.fold)
-    rows = data.rows(data.test_split)
+    data = open_data(job.layout, job.tokens, config.split, job.fold, config.data)
+    rows = data.whole(data.rows(data.test_split))
     logits_NC, targets_NC = model_logits(config, job, data, rows), data.targets(rows)
     scores = {"model": stamp, "split": data.test_split, "clips": len(rows)}
     scores |= evaluate(logits_NC, targets_NC, data.task)
     _keep_logits(job, [data.ids[row] for row in rows], logits_NC, targets_NC)
     scores["logits_sha256"] = sha256_file(job.directory / SCORES_NAME)
     text = json.dumps({**scores, "sha256": fingerprint(scores)}, indent=2) + "\n"
-    write_whole(job.partial, job.directory / EVAL_NAME, text.encode())
+    if not data.source.damaged:  # or they would stand when it is mended
+        write_whole(job.partial, job.directory / EVAL_NAME, text.encode())
+    data.say_masked()
     return scores
 
 

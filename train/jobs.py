@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.data import WHICH
 from configs.errors import ConfigError
 from configs.schema import Config, Model, NeuralModel, TrainConfig
 from shards.codebook import codebook_names, open_codebook
-from shards.commit import CommitRecord, StageLog
+from shards.commit import CommitRecord, StageLog, ids_sha256
 from shards.layout import Layout
 from shards.seal import open_seal
+from shards.stream.choice import listed_ids
 from shards.tokens import STAGE as TOKENS
 
 STAGE = "fit"
@@ -95,9 +97,19 @@ def recipe(config: Config, job: Job) -> dict[str, Any]:
         "codebook": open_codebook(job.layout, job.tokens)[1],
         "split": config.split.model_dump(mode="json", exclude={"folds"}),
         "fold": job.fold,
+        "data": _data_recipe(config, job),
         "model": job.model.model_dump(mode="json"),
         "train": _training_recipe(config, job),
     }
+
+
+def _data_recipe(config: Config, job: Job) -> dict[str, Any]:
+    """Which examples, and for what goes through them in steps, in which order."""
+    names = WHICH | (config.data.deciding if isinstance(job.model, NeuralModel) else set())
+    tree = config.data.model_dump(mode="json", include=names)
+    if config.data.ids is not None:
+        tree["ids"] = ids_sha256(sorted(listed_ids(config.data.ids)))
+    return tree
 
 
 def _training_recipe(config: Config, job: Job) -> dict[str, Any]:

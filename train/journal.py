@@ -16,6 +16,8 @@ from shards.events import read_lines
 
 Record = dict[str, Any]
 
+TIMES = {"seconds", "waited_s", "read_s", "collate_s"}  # what differs from run to run
+
 
 @dataclass(frozen=True)
 class Journal:

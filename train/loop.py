@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from configs.schema import TrainConfig
 from shards.stream.schedule import Place
 from shards.stream.stream import Cursor, Step
 from train import checkpoint
-from train.data import Batch, BatchStream, Rows, TokenData
+from train.data import Batch, Rows, TokenData, padding_share
 from train.device import set_up_cpu, uses_bf16
 from train.jobs import CHECKPOINTS_NAME, JOURNAL_NAME
 from train.journal import Journal
@@ -32,6 +33,7 @@ from train.losses import LOSSES
 from train.metrics import evaluate
 from train.optim import build_optimizer, learning_rate
 from train.predict import batch_logits
+from train.readers import Steps, open_steps
 from train.stop import Stop
 
 LOG_EVERY_STEPS = 10
@@ -54,8 +56,8 @@ class Fit:
         return self.data.rows("train")
 
     @cached_property
-    def stream(self) -> BatchStream:
-        return self.data.stream(self.rows, self.config)
+    def stream(self) -> Steps:
+        return open_steps(self.data, self.rows, self.config)
 
     @property
     def num_steps(self) -> int:
@@ -89,8 +91,12 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
     model.to(fit.device).train()
     optimizer = build_optimizer(model, fit.config.lr, fit.config.weight_decay)
     first_step, place = _resume(fit, model, optimizer)
-    with stop.deferring(), Progress(fit.title, fit.num_steps, "clips", first_step) as progress:
-        for done, step in enumerate(fit.stream.steps(place), first_step + 1):
+    with (
+        stop.deferring(),
+        Progress(fit.title, fit.num_steps, "clips", first_step) as progress,
+        closing(fit.stream.steps(place)) as steps,  # also where an error keeps its frames alive
+    ):
+        for done, step in enumerate(steps, first_step + 1):
             log = _step(fit, model, optimizer, done - 1, step)
             _log(fit, done, step.after, log)
             is_last = done == fit.num_steps
@@ -129,16 +135,19 @@ def _step(
         "clips": step.num_examples,
         "seconds": time.monotonic() - started_s,
         "waited_s": step.waited_s,
+        "read_s": step.read_s,
+        "collate_s": step.collate_s,
+        "padding_share": padding_share(step.batches),
     }
 
 
 def accumulate(fit: Fit, model: nn.Module, step: Step[Batch], number: int) -> float:
     """Add the gradient of the mean loss over a step, one micro-batch at a time.
 
-    Every micro-batch divides by the clips of the whole batch, so uneven ones weigh right.
-    Returns the mean loss.
+    Every micro-batch divides by the clips of the whole batch that count, so uneven ones weigh right
+    and a masked clip weighs nothing. Returns the mean loss.
     """
-    total = 0.0
+    total, num_counted = 0.0, max(1.0, sum(float(batch.weights_B.sum()) for batch in step.batches))
     for micro, batch in enumerate(step.batches):
         torch.manual_seed(_seed_of(fit.config.seed, number, micro))
         part = batch.to(fit.device)
@@ -146,7 +155,8 @@ def accumulate(fit: Fit, model: nn.Module, step: Step[Batch], number: int) -> fl
             fit.device.type, dtype=torch.bfloat16, enabled=uses_bf16(fit.config, fit.device)
         ):
             logits_BC = model(part.tokens_BT, part.lengths_B)
-        loss = LOSSES[fit.data.task](logits_BC.float(), part.targets_BC) / step.num_examples
+        loss_B = LOSSES[fit.data.task](logits_BC.float(), part.targets_BC)
+        loss = (loss_B * part.weights_B).sum() / num_counted
         loss.backward()
         total += float(loss.detach())
     return total
@@ -205,7 +215,7 @@ def _log(fit: Fit, done: int, cursor: Cursor, log: dict[str, float]) -> None:
 def _validate(fit: Fit, model: nn.Module, done: int, stop: Stop) -> None:
     """Log loss and mAP of the validation clips, where there are any. Gives up when it is asked to
     stop: a resumed training makes up for it."""
-    rows = fit.data.rows("valid")
+    rows = fit.data.whole(fit.data.rows("valid"))
     if not len(rows) or stop.asked:
         return
     parts = []
@@ -215,7 +225,7 @@ def _validate(fit: Fit, model: nn.Module, done: int, stop: Stop) -> None:
             return
     logits_NC, targets_NC = np.concatenate(parts), fit.data.targets(rows)
     tensors = torch.from_numpy(logits_NC), torch.from_numpy(targets_NC)
-    loss = float(LOSSES[fit.data.task](*tensors)) / len(rows)
+    loss = float(LOSSES[fit.data.task](*tensors).mean())
     scores = evaluate(logits_NC, targets_NC, fit.data.task)
     fit.journal.append({"step": done, "valid_loss": loss, "valid_map": scores["map"]})
 

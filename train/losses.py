@@ -1,5 +1,5 @@
-"""Losses as sums over clips: the caller divides by the clips of the whole batch, so that
-micro-batches of any sizes add up to the one big batch."""
+"""Losses of every clip: the caller weighs and sums them, and divides by the clips of the whole
+batch, so that micro-batches of any sizes add up to the one big batch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.nn import functional
 
 
 def multilabel(logits_BC: torch.Tensor, targets_BC: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy, mean over classes, summed over clips."""
+    """Binary cross-entropy of each clip, mean over classes: [B]."""
     loss_BC = functional.binary_cross_entropy_with_logits(logits_BC, targets_BC, reduction="none")
-    return loss_BC.mean(dim=1).sum()
+    return loss_BC.mean(dim=1)
 
 
 def multiclass(logits_BC: torch.Tensor, targets_BC: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy against the one true class, summed over clips."""
-    return functional.cross_entropy(logits_BC, targets_BC.argmax(dim=1), reduction="sum")
+    """Cross-entropy of each clip against its one true class: [B]."""
+    return functional.cross_entropy(logits_BC, targets_BC.argmax(dim=1), reduction="none")
 
 
 LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

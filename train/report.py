@@ -23,6 +23,7 @@ from shards.frames import FramesTM, read_shard_frames
 from shards.index import decoded, open_shards, read_shard_index, refusals
 from shards.layout import Layout
 from shards.seal import Seal
+from shards.stream.remote import without_secrets
 from train import figures
 from train.data import TokenData, open_data
 from train.evaluate import scores_of
@@ -71,7 +72,7 @@ def run(config: Config) -> int:
 
 def build(config: Config, job: Job) -> str:
     """The whole page of one model."""
-    data = open_data(job.layout, job.tokens, config.split, job.fold)
+    data = open_data(job.layout, job.tokens, config.split, job.fold, config.data)
     scores = scores_of(config, job)
     sections = [
         ("Scores", _scores_table(config, job, scores)),
@@ -80,7 +81,7 @@ def build(config: Config, job: Job) -> str:
         ("Tokens", _token_section(data)),
         ("A clip and its tokens", _clip_section(config, data)),
         ("Clips", _clips_section(job.layout)),
-        ("Config", f"<pre>{escape(dump_config(config))}</pre>"),
+        ("Config", f"<pre>{escape(without_secrets(dump_config(config)))}</pre>"),
     ]
     body = "".join(f'<h2>{title}</h2><div class="scroll">{html}</div>' for title, html in sections)
     title = f"{job.name}: {100 * scores['map']:.1f} % mAP"
@@ -156,7 +157,7 @@ def _token_section(data: TokenData) -> str:
 
 def _clip_section(config: Config, data: TokenData) -> str:
     """The first held-out clip."""
-    row = int(data.rows(data.test_split)[0])
+    row = int(data.whole(data.rows(data.test_split))[0])
     frames_TM = _frames_of(open_shards(Layout(config.run)), data.ids[row])
     tokens_T = data.source.read(np.array([row])).flat()[:, 0]
     names = ", ".join(

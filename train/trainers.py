@@ -9,6 +9,7 @@ import torch
 from safetensors.numpy import save as arrays_to_bytes
 
 from configs.console import say
+from configs.data import WHICH
 from configs.schema import BagModel, Config
 from shards.atomic import Attempt, write_whole
 from shards.audit import SPEC_NAME, Spec
@@ -19,12 +20,13 @@ from train.device import choose_device
 from train.jobs import CARD_NAME, STAGE, WEIGHTS_NAME, Job
 from train.loop import Fit, prepare, train
 from train.models import build
+from train.sequential import NOTICE
 from train.stop import Stop
 
 
 def train_and_commit(config: Config, job: Job, fingerprint: str, stop: Stop) -> None:
     """Train one model and commit its weights and card; goes on from its newest checkpoint."""
-    data = open_data(job.layout, job.tokens, config.split, job.fold)
+    data = open_data(job.layout, job.tokens, config.split, job.fold, config.data)
     with Attempt(job.partial, "model") as attempt:
         weights = attempt.path(WEIGHTS_NAME)
         if isinstance(job.model, BagModel):
@@ -36,6 +38,7 @@ def train_and_commit(config: Config, job: Job, fingerprint: str, stop: Stop) -> 
             write_tensors(_train(config, job, data, fingerprint, stop), weights)
         attempt.path(CARD_NAME).write_text(json.dumps(card(job, data), indent=2) + "\n")
         _commit(job, data, attempt, fingerprint)
+    data.say_masked()
 
 
 def card(job: Job, data: TokenData) -> dict[str, Any]:
@@ -67,6 +70,8 @@ def _train(
     write_whole(job.partial, job.directory / SPEC_NAME, _spec(config, job, fit).to_json())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{fit.title}: {num_parameters:,} parameters on {fit.device}, {fit.num_steps} steps")
+    if config.data.reader == "webdataset":
+        say(NOTICE)
     train(fit, model, stop)
     return {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
 
@@ -80,7 +85,7 @@ def _spec(config: Config, job: Job, fit: Fit) -> Spec:
         seed=fit.config.seed,
         batch_size=fit.config.batch_size,
         num_epochs=fit.config.epochs,
-        tail=fit.stream.schedule.tail,
+        data=config.data.model_dump(mode="json", include=config.data.deciding | WHICH),
         fingerprint=fit.stream.fingerprint,
     )
 
@@ -90,14 +95,16 @@ def _commit(job: Job, data: TokenData, attempt: Attempt, fingerprint: str) -> No
         Written.of(attempt, name).publish(job.layout.root, job.directory / name)
         for name in (WEIGHTS_NAME, CARD_NAME)
     )
+    rows = data.rows("train")
+    num_masked = len(rows) - len(data.whole(rows))
     job.log.commit(
         CommitRecord(
             stage=STAGE,
             name=job.name,
             shard=0,
             fingerprint=fingerprint,
-            counts={"clips": len(data.rows("train"))},
-            ids_sha256=ids_sha256(data.ids[row] for row in data.rows("train")),
+            counts={"clips": len(rows)} | ({"masked": num_masked} if num_masked else {}),
+            ids_sha256=ids_sha256(data.ids[row] for row in rows),
             files=files,
         )
     )

@@ -21,6 +21,9 @@ Words = npt.NDArray[np.uint32]
 ROUNDS, ROUNDS_OF_FEW, FEW = 6, 12, 1024
 _WORD = np.uint64(32)
 
+# What a key is for, so that no two uses share their numbers.
+EXAMPLES, UNITS, WITHIN, DRAWS, SEEDS = range(5)
+
 
 def key_words(count: int, *key: int) -> Words:
     """Well mixed words from the integers of a key, none of them negative."""
@@ -64,6 +67,16 @@ def draws(indices: Indices, *key: int) -> npt.NDArray[np.float64]:
     high = _mixed((indices >> 32).astype(np.uint32) ^ words[1] ^ low)
     fraction = (high.astype(np.uint64) << _WORD) | _mixed(low ^ high ^ words[2])
     return (fraction >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def example_seeds(seed: int, epochs: Indices, rows: Indices) -> npt.NDArray[np.uint64]:
+    """A seed of its own for every example of every epoch: for `numpy.random.Philox(key=...)`, and
+    whatever else is drawn for one example (a crop, a mask) and must come again after a kill."""
+    words = key_words(3, SEEDS, seed)
+    low = _mixed(rows.astype(np.uint32) ^ words[0])
+    high = _mixed((rows >> 32).astype(np.uint32) ^ epochs.astype(np.uint32) ^ words[1])
+    high = _mixed(high ^ low)
+    return (high.astype(np.uint64) << _WORD) | _mixed(low ^ high ^ words[2])
 
 
 def _mixed(words: Words) -> Words:

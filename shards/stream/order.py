@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shards.stream.keyed import Indices, Permutation, draws
+from shards.stream.keyed import DRAWS, EXAMPLES, UNITS, WITHIN, Indices, Permutation, draws
+from shards.stream.ragged import starts_of
 
 Weights = npt.NDArray[np.float64]
 
-# What else a key is for, so that no two uses share their numbers.
-EXAMPLES, UNITS, WITHIN, DRAWS, GROUPS = range(5)
+WEIGHT_STEPS = 2**30  # of the largest weight; the sum over 8 million examples is exact as a float
 
 
 class Order(Protocol):
@@ -88,14 +88,14 @@ class WindowOrder:
 
     def __init__(self, unit_sizes: Sequence[int] | Indices, window_units: int, seed: int) -> None:
         self._sizes = np.asarray(unit_sizes, dtype=np.int64)
-        self._first = _starts(self._sizes)[:-1]
+        self._first = starts_of(self._sizes)[:-1]
         self._num_windows = max(1, -(-len(self._sizes) // window_units))
         self.seed = seed
         self.num_positions = int(self._sizes.sum())
-        self._epoch = lru_cache(maxsize=2)(self._lay_out)
+        self._laid_out: tuple[int, _Windows] | None = None  # the last epoch's
 
     def examples(self, epoch: int, positions: Indices) -> Indices:
-        laid_out = self._epoch(epoch)
+        laid_out = self._of(epoch)
         windows = np.searchsorted(laid_out.window_starts, positions, side="right") - 1
         examples = np.empty_like(positions)
         for window in np.unique(windows).tolist():
@@ -106,11 +106,17 @@ class WindowOrder:
     def recipe(self) -> dict[str, Any]:
         return {"mode": self.name, "units": _hash_of(self._sizes), "windows": self._num_windows}
 
+    def _of(self, epoch: int) -> _Windows:
+        found = self._laid_out
+        if found is None or found[0] != epoch:
+            self._laid_out = found = epoch, self._lay_out(epoch)
+        return found[1]
+
     def _lay_out(self, epoch: int) -> _Windows:
         units = Permutation(len(self._sizes), UNITS, self.seed, epoch)(
             np.arange(len(self._sizes), dtype=np.int64)
         )
-        starts = _starts(self._sizes[units])
+        starts = starts_of(self._sizes[units])
         edges = np.linspace(0, len(units), self._num_windows + 1).round().astype(np.int64)
         return _Windows(units, starts, starts[edges])
 
@@ -149,13 +155,15 @@ class WeightedOrder:
     def __init__(self, weights: Weights, seed: int) -> None:
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
             raise ValueError("weights are finite, none is negative, and one is above 0")
-        ends = np.cumsum(weights, dtype=np.float64)
-        self._ends = ends / ends[-1]
+        # In whole numbers: processors differ in the last bit of a power.
+        shares = np.round(weights / weights.max() * WEIGHT_STEPS).astype(np.int64)
+        self._ends = np.cumsum(shares)
         self.seed = seed
         self.num_positions = len(weights)
 
     def examples(self, epoch: int, positions: Indices) -> Indices:
-        points = draws(positions, DRAWS, self.seed, epoch)
+        shares = draws(positions, DRAWS, self.seed, epoch) * float(self._ends[-1])
+        points = shares.astype(np.int64)
         return np.searchsorted(self._ends, points, side="right").astype(np.int64)
 
     def recipe(self) -> dict[str, Any]:
@@ -194,7 +202,7 @@ class MixedOrder:
     def __init__(self, parts: Sequence[Order], shares: Sequence[float], counts: Sequence[int]):
         self._parts = tuple(parts)
         self.seed = parts[0].seed
-        self._first = _starts(np.asarray(counts, dtype=np.int64))
+        self._first = starts_of(np.asarray(counts, dtype=np.int64))
         self._turns = _apportioned(shares, self.TURNS)
         self._part_of = _interleaved(self._turns)
         is_of = self._part_of[:, None] == np.arange(len(parts))
@@ -244,11 +252,6 @@ def _interleaved(turns: Indices) -> Indices:
 
 def _hash_of(array: npt.NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _starts(sizes: Indices) -> Indices:
-    """Where each of some things of these sizes begins, and where the last one ends."""
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 @lru_cache(maxsize=64)  # a step asks for the same one, or two, as the step before

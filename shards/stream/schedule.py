@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from configs.errors import InputError
 
 Tail = Literal["carry", "drop", "pad"]
 
@@ -56,7 +59,7 @@ class Schedule:
         if self.num_positions < 1 or self.batch_size < 1:
             raise ValueError("a schedule needs examples, and batches that hold some")
         if self.tail == "drop" and self.batch_size > self.num_positions:
-            raise ValueError(
+            raise InputError(
                 f"batches of {self.batch_size} and tail `drop` leave nothing of "
                 f"{self.num_positions} examples: make batches smaller, or use `carry` or `pad`"
             )
@@ -129,11 +132,13 @@ class World:
 @dataclass(frozen=True)
 class Piece:
     """Rows [start, stop) of a chunk that was read in the order of its use: a micro-batch. The first
-    `num_real` count; the others are repeated to fill it up, and weigh nothing."""
+    `num_real` count; the others are repeated to fill it up, and weigh nothing. `seeds` [n] are for
+    what is drawn for each row: functions of (seed, epoch, row)."""
 
     start: int
     stop: int
     num_real: int
+    seeds: npt.NDArray[np.uint64]
 
     @property
     def rows(self) -> slice:
@@ -155,9 +160,10 @@ class Part:
     num_real: int
 
 
+@lru_cache(maxsize=64)  # nearly all steps are of one size
 def parts_of(
     num_examples: int, world: World, micro_batch_size: int, filled_to: int = 0
-) -> list[Part]:
+) -> tuple[Part, ...]:
     """The micro-batches of a rank: as many on every rank, none of them empty.
 
     Micro-batch m of all ranks together is a contiguous piece of the global batch, dealt out in
@@ -166,10 +172,10 @@ def parts_of(
     """
     together = world.num_ranks * micro_batch_size
     total = max(num_examples, filled_to)
-    return [
+    return tuple(
         _part(start, min(start + together, total), num_examples, world)
         for start in range(0, total, together)
-    ]
+    )
 
 
 def _part(start: int, stop: int, num_examples: int, world: World) -> Part:

@@ -10,23 +10,20 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from configs.errors import RecipeMismatch
-from shards.commit import fingerprint
-from shards.stream.keyed import Indices
+from shards.commit import differences, fingerprint
+from shards.stream.keyed import Indices, example_seeds
 from shards.stream.order import Order
 from shards.stream.schedule import Part, Piece, Place, Schedule, Span, World, parts_of
-
-MOST_ROWS = 8192  # read at once: enough that what a block costs is shared by many
 
 Chunk = TypeVar("Chunk")
 ChunkOut = TypeVar("ChunkOut", covariant=True)
@@ -38,6 +35,7 @@ class Source(Protocol[ChunkOut]):
 
     fingerprint: str
     num_rows: int
+    rows_at_once: int  # what a read may hold: enough that what a unit of storage costs is shared
 
     def lengths(self, rows: Indices) -> npt.NDArray[np.int32]:
         """How long each row is, in whatever its batches are padded by."""
@@ -66,30 +64,50 @@ class Cursor:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def place_in(self, asked: Cursor) -> Place:
+        """Where to go on in the stream that gave `asked` for the same place; raises RecipeMismatch
+        where it is another."""
+        differing = differences(self.to_json(), asked.to_json())
+        if differing:
+            raise RecipeMismatch(
+                "the stream of a checkpoint", differing, "Its examples would come in another order."
+            )
+        return Place(self.epoch, self.position)
+
 
 @dataclass(frozen=True)
 class Step(Generic[Batch]):
-    """A step's micro-batches on this rank, and where the stream stands once it is done."""
+    """A step's micro-batches on this rank, and where the stream stands once it is done.
+
+    Its share of the time to read and to collate says how much a loader has to do; only what the
+    consumer waited is lost.
+    """
 
     batches: tuple[Batch, ...]
     num_examples: int  # of the global batch, over all ranks
     after: Cursor
     waited_s: float  # by the consumer, for this step
+    read_s: float = 0.0
+    collate_s: float = 0.0
+
+
+PlannedStep = tuple[tuple[Span, ...], Place]  # its spans, and the place after it
 
 
 @dataclass(frozen=True)
 class _Planned:
     """Steps that are read together."""
 
-    steps: tuple[tuple[tuple[Span, ...], Place], ...]
+    steps: tuple[PlannedStep, ...]
 
 
 @dataclass(frozen=True)
 class _Read(Generic[Chunk]):
-    """What was read of planned steps, and each one's micro-batches in it."""
+    """What was read of planned steps, each one's micro-batches in it, and how long that took."""
 
     chunk: Chunk
     pieces: list[list[Piece]]
+    seconds: float
 
 
 class Stream(Generic[Chunk, Batch]):
@@ -127,7 +145,6 @@ class Stream(Generic[Chunk, Batch]):
         self._world = world or World()
         self._micro_batch_size = micro_batch_size or schedule.batch_size
         self._sorts_lengths, self._num_threads = sorts_lengths, num_threads
-        self._parts_of = lru_cache(maxsize=8)(self._cut)
         self.fingerprint = self._fingerprint()
 
     def cursor(self, place: Place) -> Cursor:
@@ -137,38 +154,37 @@ class Stream(Generic[Chunk, Batch]):
 
     def place(self, cursor: Cursor) -> Place:
         """Where to go on; raises RecipeMismatch for a cursor of another stream."""
-        asked = asdict(self.cursor(Place(cursor.epoch, cursor.position)))
-        differing = [
-            f"{name}: {value} there, {asked[name]} now"
-            for name, value in asdict(cursor).items()
-            if asked[name] != value
-        ]
-        if differing:
-            raise RecipeMismatch(
-                "the stream of a checkpoint", differing, "Its examples would come in another order."
-            )
-        return Place(cursor.epoch, cursor.position)
+        return cursor.place_in(self.cursor(Place(cursor.epoch, cursor.position)))
 
-    def steps(self, place: Place | None = None) -> Iterator[Step[Batch]]:
-        """All steps from a place on (None: the first one)."""
-        for planned, read, waited_s in self._reads(self._plans(place or Place(0, 0))):
+    def steps(
+        self, place: Place | None = None, *, worker: int = 0, num_workers: int = 1
+    ) -> Generator[Step[Batch], None, None]:
+        """All steps from a place on (None: the first one); of several loader workers, each makes
+        every `num_workers`-th, beginning with its own number."""
+        steps = self.schedule.steps_from(place or Place(0, 0))
+        plans = self._plans(islice(steps, worker, None, num_workers))
+        for planned, read, waited_s in self._reads(plans):
+            read_s = read.seconds / len(planned.steps)
             for (spans, after), pieces in zip(planned.steps, read.pieces, strict=True):
-                yield Step(
-                    batches=tuple(self._collate(read.chunk, piece) for piece in pieces),
-                    num_examples=sum(span.size for span in spans),
-                    after=self.cursor(after),
-                    waited_s=waited_s,
-                )
+                began_s = time.perf_counter()
+                batches = tuple(self._collate(read.chunk, piece) for piece in pieces)
+                collate_s = time.perf_counter() - began_s
+                size = sum(span.size for span in spans)
+                yield Step(batches, size, self.cursor(after), waited_s, read_s, collate_s)
                 waited_s = 0.0
 
     def examples(self, spans: Sequence[Span]) -> Indices:
         """The rows of some spans, in their order: what a step of any number of ranks sees."""
-        found = []
+        return self._examples(spans)[0]
+
+    def _examples(self, spans: Iterable[Span]) -> tuple[Indices, Indices]:
+        """The rows of some spans, and the epoch that each is in."""
+        rows, epochs = [], []
         for epoch, group in groupby(spans, key=lambda span: span.epoch):
             positions = np.concatenate([np.arange(span.start, span.stop) for span in group])
-            found.append(self._order.examples(epoch, positions))
-        examples = np.concatenate(found)
-        return self.rows[examples]
+            rows.append(self.rows[self._order.examples(epoch, positions)])
+            epochs.append(np.full(len(positions), epoch))
+        return np.concatenate(rows), np.concatenate(epochs)
 
     def _fingerprint(self) -> str:
         return fingerprint(
@@ -179,10 +195,10 @@ class Stream(Generic[Chunk, Batch]):
             }
         )
 
-    def _plans(self, place: Place) -> Iterator[_Planned]:
+    def _plans(self, steps: Iterator[PlannedStep]) -> Iterator[_Planned]:
         """Steps to read together: few at first, so that the first one comes soon."""
-        most = max(1, MOST_ROWS * self._world.num_ranks // self.schedule.batch_size)
-        steps, count = self.schedule.steps_from(place), 1
+        rows = self._source.rows_at_once * self._world.num_ranks
+        most, count = max(1, rows // self.schedule.batch_size), 1
         while planned := tuple(step for _, step in zip(range(count), steps, strict=False)):
             yield _Planned(planned)
             count = min(most, 4 * count)
@@ -217,27 +233,42 @@ class Stream(Generic[Chunk, Batch]):
 
     def _read(self, planned: _Planned) -> _Read[Chunk]:
         """All rows of this rank in the order of their use, so that a micro-batch is a slice."""
+        began_s = time.perf_counter()
         sizes = [sum(span.size for span in spans) for spans, _ in planned.steps]
-        rows = self.examples([*chain.from_iterable(spans for spans, _ in planned.steps)])
+        rows, epochs = self._examples(chain.from_iterable(spans for spans, _ in planned.steps))
         if self._sorts_lengths:
-            rows = rows[self._by_length(rows, sizes)]
-        places: list[Indices] = []
-        pieces: list[list[Piece]] = []
-        begin = end = 0
-        for size in sizes:
-            pieces.append([])
-            for part in self._parts_of(size):
-                places.append(part.places + begin)
-                pieces[-1].append(Piece(end, end + len(part.places), part.num_real))
-                end = pieces[-1][-1].stop
-            begin += size
-        return _Read(self._source.read(rows[np.concatenate(places)]), pieces)
+            by_length = self._by_length(rows, sizes)
+            rows, epochs = rows[by_length], epochs[by_length]
+        parts = [self._parts(size) for size in sizes]
+        starts = np.cumsum([0, *sizes])
+        places = np.concatenate(
+            [part.places + start for own, start in zip(parts, starts, strict=False) for part in own]
+        )
+        rows, epochs = rows[places], epochs[places]
+        seeds = example_seeds(self._order.seed, epochs, rows)
+        chunk = self._source.read(rows)
+        pieces = list(_pieces(parts, seeds))
+        return _Read(chunk, pieces, time.perf_counter() - began_s)
 
     def _by_length(self, rows: Indices, sizes: Sequence[int]) -> Indices:
         """The places of rows so that within every step they stand by length."""
         steps = np.repeat(np.arange(len(sizes)), sizes)
         return np.lexsort((self._source.lengths(rows), steps))
 
-    def _cut(self, num_examples: int) -> list[Part]:
+    def _parts(self, num_examples: int) -> tuple[Part, ...]:
         filled_to = self.schedule.batch_size if self.schedule.tail == "pad" else 0
         return parts_of(num_examples, self._world, self._micro_batch_size, filled_to)
+
+
+def _pieces(
+    parts: Sequence[Sequence[Part]], seeds: npt.NDArray[np.uint64]
+) -> Iterator[list[Piece]]:
+    """The micro-batches of every step, which lie one after another."""
+    start = 0
+    for of_step in parts:
+        pieces = []
+        for part in of_step:
+            stop = start + len(part.places)
+            pieces.append(Piece(start, stop, part.num_real, seeds[start:stop]))
+            start = stop
+        yield pieces

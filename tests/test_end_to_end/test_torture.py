@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import ROOT
 from tests.torture import cluster, ingest
 from tests.torture.hosts import NotHere
 from tests.torture.jobs import JOBS
@@ -87,6 +90,29 @@ def test_a_link_that_is_cut_for_a_while_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_clip_that_kills_its_worker_becomes_one_row(tmp_path: Path) -> None:
     assert cluster.poison(tmp_path, rounds=1, seed=19)["trees"] == 1
+
+
+STREAM = """
+import sys
+from pathlib import Path
+from tests.torture.stream import kills
+report = kills(Path(sys.argv[1]), count=6, seed=22)
+assert report["kills"] == report["workers_killed"] + report["ranks_killed"] == 6
+assert report["lost"] == report["repeated"] == 0
+assert report["steps"] == 135 * report["trainings"]
+"""
+
+
+def test_readers_that_are_killed_lose_and_repeat_no_clip(tmp_path: Path) -> None:
+    """In a process of its own, which forks ranks that have imported torch already."""
+    done = subprocess.run(
+        [sys.executable, "-c", STREAM, tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @contextmanager

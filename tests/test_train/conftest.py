@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from configs.data import DataConfig
 from configs.schema import Config, TrainConfig
 from shards.atomic import Attempt
 from shards.codebook import Codebook
@@ -22,7 +24,7 @@ from shards.seal import write_seal
 from shards.splits import SPLITS
 from shards.stream.tokens import open_tokens
 from shards.tokens import STAGE, Block, index_table, write_index, write_token_tar
-from train.data import TokenData
+from train.data import Classes, TokenData
 from train.loop import Fit
 
 MakeData = Callable[..., TokenData]
@@ -34,6 +36,11 @@ CopyRun = Callable[..., Config]
 def _denormals() -> None:
     """Training sets the whole process to flush denormals; hypothesis needs them to draw floats."""
     torch.set_flush_denormal(False)
+
+
+def with_config(data: TokenData, **settings: Any) -> TokenData:
+    """The same tokens, read in another way."""
+    return replace(data, config=DataConfig.model_validate(settings))
 
 
 def write_tokens(layout: Layout, block: Block) -> None:
@@ -78,7 +85,8 @@ def make_data(tmp_path: Path) -> MakeData:
         codebook = Codebook(np.eye(k, dtype=np.float32), "l2", "none", {}, 8000, "made")
         splits = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), counts)
         source = open_tokens(layout, "default")
-        return TokenData(source, codebook, "made", classes, task, ids, splits)
+        learnt = Classes.chosen(classes, range(num_classes))
+        return TokenData(source, codebook, "made", learnt, task, ids, splits)
 
     return make
 
@@ -108,17 +116,20 @@ def make_fit(tmp_path: Path) -> MakeFit:
     """A training in a directory of its own, two epochs unless told, on the CPU."""
     numbers = itertools.count()
 
-    def make(data: TokenData, *, directory: str | None = None, **train: Any) -> Fit:
+    def make(
+        data: TokenData, *, directory: str | None = None, reader: str = "stream", **train: Any
+    ) -> Fit:
         config = TrainConfig.model_validate(
             {"epochs": 2, "batch_size": 4, "device": "cpu", "threads": 1, **train}
         )
+        of_reader = {} if reader == "stream" else {"reader": reader, "buffer_clips": 8}
         place = tmp_path / (directory or f"fit{next(numbers)}")
         return Fit(
             title="fit made",
             directory=place,
             partial=place / "partial",
             fingerprint="made",
-            data=data,
+            data=with_config(data, **of_reader),
             config=config,
             device=torch.device("cpu"),
         )

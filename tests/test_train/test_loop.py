@@ -15,6 +15,7 @@ from configs.errors import TrainingFailed
 from configs.schema import BertModel, LinearModel, LstmModel, NeuralModel
 from train import checkpoint
 from train.data import TokenData
+from train.journal import TIMES
 from train.loop import Fit, accumulate, prepare, train
 from train.models import build
 from train.stop import Stop
@@ -88,8 +89,9 @@ def test_what_is_logged(random_data: MakeData, make_fit: MakeFit) -> None:
     steps = [record for record in records if "loss" in record]
     assert [record["step"] for record in steps] == [1, 10]
     assert [record["clips"] for record in steps] == [4, 4]
-    named = {"lr", "grad_norm", "seconds", "waited_s", "epoch"}
+    named = {"lr", "grad_norm", "epoch", "padding_share", *TIMES}
     assert all(named <= record.keys() for record in steps)
+    assert all(0 < record["padding_share"] < 1 for record in steps)
     assert steps[-1]["epoch"] == 4.0
     valid = [record for record in records if "valid_loss" in record]
     assert [record["step"] for record in valid] == [5, 10]

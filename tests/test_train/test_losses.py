@@ -1,4 +1,4 @@
-"""Losses are torch's own, as sums over clips that add up over any cut into micro-batches."""
+"""Losses are torch's own, a clip each, and add up over any cut into micro-batches."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def made(num_clips: int, num_classes: int = 5) -> tuple[torch.Tensor, torch.Tens
 def test_multilabel_is_torchs_mean_times_the_clips() -> None:
     logits_BC, _, targets_BC = made(7)
     expected = 7 * functional.binary_cross_entropy_with_logits(logits_BC, targets_BC)
-    torch.testing.assert_close(multilabel(logits_BC, targets_BC), expected)
+    torch.testing.assert_close(multilabel(logits_BC, targets_BC).sum(), expected)
 
 
 def test_multiclass_is_torchs_mean_times_the_clips() -> None:
     logits_BC, classes_B, targets_BC = made(7)
     expected = 7 * functional.cross_entropy(logits_BC, classes_B)
-    torch.testing.assert_close(multiclass(logits_BC, targets_BC), expected)
+    torch.testing.assert_close(multiclass(logits_BC, targets_BC).sum(), expected)
 
 
 @pytest.mark.parametrize("task", LOSSES)
@@ -36,5 +36,6 @@ def test_multiclass_is_torchs_mean_times_the_clips() -> None:
 def test_parts_add_up_to_the_whole(task: str, sizes: list[int]) -> None:
     logits_BC, _, targets_BC = made(sum(sizes))
     parts = zip(logits_BC.split(sizes), targets_BC.split(sizes), strict=True)
-    total = sum(LOSSES[task](*part) for part in parts)
-    torch.testing.assert_close(total, LOSSES[task](logits_BC, targets_BC), rtol=1e-5, atol=1e-5)
+    total = sum(LOSSES[task](*part).sum() for part in parts)
+    whole = LOSSES[task](logits_BC, targets_BC).sum()
+    torch.testing.assert_close(total, whole, rtol=1e-5, atol=1e-5)

@@ -24,7 +24,7 @@ from shards.commit import StageLog
 from shards.layout import Layout
 from train import checkpoint, fit, loop
 from train.data import TokenData, open_data
-from train.journal import Journal
+from train.journal import TIMES, Journal
 from train.loop import Fit, prepare, train
 from train.models import build
 from train.stop import Stop
@@ -100,8 +100,8 @@ def test_a_run_killed_anywhere_goes_on_from_its_checkpoint(
     assert torch.equal(run(again, SECTIONS[2]), whole)
     untimed = [
         [
-            {k: v for k, v in r.items() if k not in ("seconds", "waited_s")}
-            for r in one.journal.read()
+            {name: value for name, value in record.items() if name not in TIMES}
+            for record in one.journal.read()
         ]
         for one in (again, undisturbed)
     ]

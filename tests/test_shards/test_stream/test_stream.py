@@ -3,6 +3,7 @@ kills. The source here is rows that are their own content; `test_tokens` reads r
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections import Counter
@@ -15,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.errors import RecipeMismatch
+from configs.errors import InputError, RecipeMismatch
 from shards.stream.keyed import Indices
 from shards.stream.order import GlobalOrder, Order, WeightedOrder, WindowOrder
-from shards.stream.proof import assert_resumes_exactly, rows_of, steps_seen
+from shards.stream.proof import Seen, assert_resumes_exactly, rows_of, steps_seen
 from shards.stream.schedule import Piece, Place, Schedule, Tail, World
 from shards.stream.stream import Cursor, Stream
 
@@ -32,6 +33,7 @@ class Numbers:
 
     num_rows: int
     fingerprint: str = "numbers"
+    rows_at_once: int = 8192
     delay_s: float = 0.0
     reads: int = 0
 
@@ -48,10 +50,11 @@ class Numbers:
 class Few:
     rows_B: Indices
     weights_B: Any
+    seeds_B: Any
 
 
 def collate(chunk: Indices, piece: Piece) -> Few:
-    return Few(chunk[piece.rows], piece.weights)
+    return Few(chunk[piece.rows], piece.weights, piece.seeds)
 
 
 @dataclass(frozen=True)
@@ -120,28 +123,28 @@ def drawn_case(rng: np.random.Generator, batches: Sequence[int] = range(1, 20)) 
     )
 
 
-def check_resume(case: Case, rng: np.random.Generator) -> None:
-    """Killed several times, each time going on with another number of ranks, of threads and another
-    micro-batch, it sees what an undisturbed rank sees."""
-    whole = steps_seen(case.stream)
-    seen, cursor = [], None
+def check_resume(case: Case, whole: list[Seen], rng: np.random.Generator) -> None:
+    """Killed several times, each time going on with another number of ranks, of loader workers and
+    threads, and another micro-batch, it sees what an undisturbed rank sees."""
+    seen: list[Seen] = []
+    cursor = None
     while len(seen) < len(whole):
-        num_ranks = int(rng.integers(1, 5))
+        num_ranks, num_workers = int(rng.integers(1, 5)), int(rng.integers(1, 4))
         now = replace(
             case,
             num_threads=int(rng.choice([0] * 8 + [1])),
             micro_batch_size=int(rng.integers(1, 9)),
         )
-        rest = steps_seen(now.stream, num_ranks, cursor)
+        rest = steps_seen(now.stream, num_ranks, cursor, num_workers=num_workers)
         assert rest == whole[len(seen) :]
         seen += rest[: int(rng.integers(1, len(rest) + 1))]
         cursor = seen[-1][1]
     assert steps_seen(case.stream, 2, cursor) == []
 
 
-def check_counts(case: Case) -> None:
+def check_counts(case: Case, whole: list[Seen]) -> None:
     """Each example exactly once an epoch, where the order and the tail promise that."""
-    seen = Counter(row for rows, _ in steps_seen(case.stream) for row in rows)
+    seen = Counter(row for rows, _ in whole for row in rows)
     examples = range(0, case.num_rows, case.every)
     assert set(seen) <= set(examples)
     if case.mode == "weighted":
@@ -160,8 +163,9 @@ def test_generated_streams_resume_exactly_and_lose_nothing(part: int) -> None:
     for number in range(NUM_CASES // PIECES):
         case = drawn_case(rng)
         try:
-            check_counts(case)
-            check_resume(case, rng)
+            whole = steps_seen(case.stream)
+            check_counts(case, whole)
+            check_resume(case, whole, rng)
         except AssertionError as error:
             error.add_note(f"case {number}: {case}")
             raise
@@ -171,7 +175,7 @@ def test_generated_streams_resume_exactly_and_lose_nothing(part: int) -> None:
 @pytest.mark.parametrize("mode", ["global", "window", "weighted"])
 def test_every_cut_on_1_2_and_4_ranks(tail: Tail, mode: str) -> None:
     case = Case(num_rows=23, batch_size=5, num_epochs=3, tail=tail, mode=mode, micro_batch_size=2)
-    assert_resumes_exactly(case.stream, num_ranks=(1, 2, 4))
+    assert_resumes_exactly(case.stream, num_ranks=(1, 2, 4), num_workers=(1, 2))
 
 
 def test_the_proof_finds_a_stream_that_does_not_resume() -> None:
@@ -204,6 +208,37 @@ def test_parts_of_ranks_are_alike_in_number_and_together_the_batch(data: st.Data
         assert min(min(parts) for parts in sizes) >= 1
         if case.tail == "pad" and case.batch_size % (num_ranks * micro) == 0:
             assert {size for parts in sizes for size in parts} == {micro}, "one shape for all"
+
+
+def test_a_stream_goes_to_another_process_as_it_is() -> None:
+    for mode in ("global", "window", "weighted"):
+        case = Case(mode=mode, micro_batch_size=2)
+        sent = pickle.loads(pickle.dumps(case.stream()))
+        assert sent.fingerprint == case.stream().fingerprint
+        assert steps_seen(lambda _, sent=sent: sent) == steps_seen(case.stream)
+
+
+def test_an_examples_seed_depends_on_seed_epoch_and_row_alone() -> None:
+    def seeds_of(case: Case, num_ranks: int) -> dict[tuple[int, int], int]:
+        found: dict[tuple[int, int], int] = {}
+        for rank in range(num_ranks):
+            before = 0
+            for step in replace(case, num_epochs=2).stream(World(rank, num_ranks)).steps():
+                for batch in step.batches:
+                    rows = batch.rows_B[batch.weights_B > 0]
+                    for row, seed in zip(rows.tolist(), batch.seeds_B.tolist(), strict=False):
+                        epoch = int((row, 0) in found) if num_ranks == 1 else before
+                        found[row, epoch] = seed
+                before = step.after.epoch
+        return found
+
+    case = Case(num_rows=40, batch_size=8)
+    whole = seeds_of(case, 1)
+    assert len(set(whole.values())) == 2 * case.num_rows
+    others = (replace(case, micro_batch_size=3), replace(case, batch_size=20, tail="pad"))
+    for other, num_ranks in ((others[0], 2), (others[1], 1), (others[0], 4)):
+        assert seeds_of(other, num_ranks) == whole
+    assert not set(seeds_of(replace(case, seed=1), 1).values()) & set(whole.values())
 
 
 def test_a_batch_sorted_by_length_gives_ranks_similar_ones() -> None:
@@ -279,6 +314,8 @@ def test_a_consumer_knows_how_long_it_waited() -> None:
     )
     steps = list(slow.steps())
     assert sum(step.waited_s for step in steps) >= 0.1
+    assert sum(step.read_s for step in steps) >= 0.1
+    assert all(0 < step.collate_s < 0.05 for step in steps)
 
 
 @pytest.mark.parametrize(("rank", "num_ranks"), [(-1, 1), (1, 1), (0, 0)])
@@ -288,7 +325,7 @@ def test_ranks_that_cannot_be(rank: int, num_ranks: int) -> None:
 
 
 def test_schedules_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="leave nothing of 3 examples"):
+    with pytest.raises(InputError, match="leave nothing of 3 examples"):
         Schedule(3, 4, 1, "drop")
     for wrong in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="needs examples"):

@@ -1,0 +1,52 @@
+"""The readers of a training by their names in the config, and what the loop asks of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from typing import Protocol
+
+from configs.errors import InputError
+from configs.schema import TrainConfig
+from shards.stream.schedule import Place, Schedule
+from shards.stream.stream import Cursor, Step
+from train.data import Batch, Rows, TokenData
+from train.loader import LoaderProcesses
+from train.sequential import SequentialStream
+
+
+class Steps(Protocol):
+    """The steps of a training."""
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def place(self, cursor: Cursor) -> Place:
+        """Where to go on; raises RecipeMismatch for a cursor of another stream."""
+        ...
+
+    def steps(self, place: Place) -> Generator[Step[Batch], None, None]:
+        """All steps from a place on; to be closed."""
+        ...
+
+
+def open_steps(data: TokenData, rows: Rows, train: TrainConfig) -> Steps:
+    """The steps of a training on some rows, by the reader that the config names. Raises InputError
+    under torchrun: a training is one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("fit trains in one process: start it by `python -m train fit`")
+    return READERS[data.config.reader](data, rows, train)
+
+
+def _stream(data: TokenData, rows: Rows, train: TrainConfig) -> Steps:
+    stream, num_workers = data.stream(rows, train), data.config.workers
+    return LoaderProcesses(stream, num_workers) if num_workers else stream
+
+
+READERS: dict[str, Callable[[TokenData, Rows, TrainConfig], Steps]] = {
+    "stream": _stream,
+    "webdataset": SequentialStream,
+}

@@ -1,0 +1,118 @@
+"""The reader `webdataset`: training on token shards read from front to back.
+
+The same steps as the stream's, of other clips: shards in a random order, mixed in a buffer. What
+was read ahead when a training stopped is lost, so a resumed one draws what is left of its epoch
+anew from all clips: some of them are seen twice in that epoch, as many not at all. To begin the
+epoch again would be no better, and a training that is stopped often would see its beginning only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Generator, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs.errors import IntegrityError
+from configs.schema import TrainConfig
+from shards.commit import REPAIR, fingerprint
+from shards.keys import key_of
+from shards.stream.schedule import Place, Schedule
+from shards.stream.stream import Cursor, Step
+from shards.wds import Checksums, token_pipeline
+from train.data import Batch, Rows, TokenData
+
+NOTICE = (
+    "reader webdataset: sequential, shuffled in a buffer; a resumed training does not see exactly "
+    "the examples that were left"
+)
+Clip = dict[str, Any]
+
+
+class SequentialStream:
+    """Some rows of a token set in steps, by a webdataset pipeline an epoch."""
+
+    def __init__(self, data: TokenData, rows: Rows, train: TrainConfig) -> None:
+        self._data, self._rows, self._train = data, rows, train
+        self.schedule = Schedule(len(rows), train.batch_size, train.epochs)
+        self.fingerprint = fingerprint(
+            {
+                "source": data.source.fingerprint,
+                "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+                "order": {"mode": "webdataset", "buffer_clips": data.config.buffer_clips},
+            }
+        )
+
+    def cursor(self, place: Place) -> Cursor:
+        seed, mode = self._train.seed, self._data.config.reader
+        return Cursor(self.fingerprint, seed, mode, place.epoch, place.position)
+
+    def place(self, cursor: Cursor) -> Place:
+        """Where to go on; raises RecipeMismatch for a cursor of another stream."""
+        return cursor.place_in(self.cursor(Place(cursor.epoch, cursor.position)))
+
+    def steps(self, place: Place) -> Generator[Step[Batch], None, None]:
+        """All steps from a place on; raises IntegrityError where shards are damaged, or do not hold
+        all clips."""
+        clips = self._clips(place)
+        for spans, after in self.schedule.steps_from(place):
+            began_s = time.perf_counter()
+            taken = [*islice(clips, sum(span.size for span in spans))]
+            starts = range(0, len(taken), self._train.forward_size)
+            yield Step(
+                batches=tuple(self._batch(taken[s : s + starts.step]) for s in starts),
+                num_examples=len(taken),
+                after=self.cursor(after),
+                waited_s=time.perf_counter() - began_s,
+            )
+
+    def _clips(self, place: Place) -> Iterator[Clip]:
+        """As many clips of every epoch as are left of it."""
+        first = place.position
+        for epoch in range(place.epoch, self.schedule.num_epochs):
+            yield from self._epoch(epoch, first)
+            first = 0
+
+    def _epoch(self, epoch: int, first: int) -> Iterator[Clip]:
+        wanted = len(self._rows) - first
+        pipeline = token_pipeline(
+            [str(path.absolute()) for path in self._data.source.paths()],
+            seed=int(fingerprint([self._train.seed, epoch, first])[:15], 16),
+            buffer_clips=self._data.config.buffer_clips,
+            check=Checksums.of(self._data.source.index),
+        )
+        ours = (clip for clip in pipeline if clip["__key__"] in self._row_of)
+        found = 0
+        for clip in islice(ours, wanted):
+            found += 1
+            yield clip
+        if found < wanted:
+            raise IntegrityError(
+                f"the token shards ended after {found} of {wanted} training clips; {REPAIR}"
+            )
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        """The rows of the clips by their keys."""
+        return {key_of(self._data.ids[row]): row for row in self._rows.tolist()}
+
+    def _batch(self, clips: Sequence[Clip]) -> Batch:
+        lengths_B = np.array([len(clip["tokens"]) for clip in clips], dtype=np.int64)
+        tokens_BT = np.full((len(clips), lengths_B.max()), self._data.pad_id, dtype=np.int64)
+        for row_T, clip in zip(tokens_BT, clips, strict=True):
+            row_T[: len(clip["tokens"])] = clip["tokens"][:, 0]  # models read one codebook
+        starts = np.cumsum([0, *(len(clip["label_ids"]) for clip in clips)])
+        labels = np.concatenate([clip["label_ids"] for clip in clips])
+        targets_BC = self._data.learnt.targets(labels, starts)
+        return Batch(
+            np.array([self._row_of[clip["__key__"]] for clip in clips], dtype=np.int64),
+            torch.from_numpy(tokens_BT),
+            torch.from_numpy(lengths_B),
+            torch.from_numpy(targets_BC),
+            torch.ones(len(clips)),
+        )
