@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from configs.errors import InputError
 from configs.schema import CodebookConfig
-from pipeline.audio.assign import Assigner, CentroidsKD, unit
+from pipeline.audio.assign import ROWS_AT_A_TIME, Assigner, CentroidsKD, TokensT, unit
 from pipeline.audio.front_end import VectorsTD
 
 COUNT_DECAY = 0.5  # between passes
@@ -122,12 +122,13 @@ def measure(
 
     `error` is the mean squared distance (l2, dB squared for stored frames) or one minus the mean
     cosine; `perplexity` is 2 to the entropy of the token distribution; `used` counts centroids
-    that are the nearest of at least one vector.
+    that are the nearest of at least one vector. All are of the exact tokens, in float64: equal bits
+    for any number of threads.
     """
-    nearest_N, distances_N = Assigner(centroids_KD, metric).nearest(vectors_ND)
-    share_K = np.bincount(nearest_N, minlength=len(centroids_KD)) / len(vectors_ND)
+    tokens_N = Assigner(centroids_KD, metric).tokens(vectors_ND)
+    share_K = np.bincount(tokens_N, minlength=len(centroids_KD)) / len(vectors_ND)
     positive = share_K[share_K > 0]
-    error = float(distances_N.mean(dtype=np.float64))
+    error = _squared_distances(centroids_KD, vectors_ND, tokens_N, metric) / len(vectors_ND)
     return {
         "vectors": len(vectors_ND),
         "error": error if metric == "l2" else error / 2,
@@ -135,6 +136,20 @@ def measure(
         "used": len(positive),
         "top10_share": float(np.sort(share_K)[-10:].sum()),
     }
+
+
+def _squared_distances(
+    centroids_KD: CentroidsKD, vectors_ND: VectorsTD, tokens_N: TokensT, metric: str
+) -> float:
+    """The sum over vectors of the squared distance to their centroids; under `cosine` both are
+    scaled to unit length."""
+    total = 0.0
+    for start in range(0, len(vectors_ND), ROWS_AT_A_TIME):
+        rows = slice(start, start + ROWS_AT_A_TIME)
+        vectors_TD = unit(vectors_ND[rows]) if metric == "cosine" else vectors_ND[rows]
+        off_TD = vectors_TD.astype(np.float64) - centroids_KD[tokens_N[rows]]
+        total += float((off_TD**2).sum())
+    return total
 
 
 def resumed(tensors: dict[str, npt.NDArray[np.generic]]) -> State:

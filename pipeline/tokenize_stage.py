@@ -25,9 +25,15 @@ from shards.frames import FramesTM, read_shard_frames
 from shards.index import decoded, open_shards, read_shard_index
 from shards.layout import Layout
 from shards.seal import Seal, write_seal
-from shards.tokens import BLOCK_CLIPS, STAGE, Block, index_table, write_index, write_token_tar
-
-FORMAT = 1
+from shards.tokens import (
+    BLOCK_CLIPS,
+    STAGE,
+    Block,
+    index_table,
+    recipe,
+    write_index,
+    write_token_tar,
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,7 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     for name, _ in codebook_names(config.codebook, config.split):
         _, codebook_fingerprint = open_codebook(layout, name)
         log = StageLog(layout, STAGE, name)
-        fingerprint = log.open(
-            {"format": FORMAT, "frames": seal.fingerprint, "codebook": codebook_fingerprint}
-        )
+        fingerprint = log.open(recipe(seal.fingerprint, codebook_fingerprint))
         tasks = _tasks(seal, name, fingerprint, config.codebook.device)
         stage = Stage(log, fingerprint, tokenize_shard)
         records = run_shards(stage, tasks, config.cluster, client)

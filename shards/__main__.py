@@ -81,11 +81,15 @@ def audit(run: Path, args: argparse.Namespace) -> int:
     if args.step is not None:
         spans = found.spans(args.step)
         where = ", ".join(f"epoch {s.epoch}, positions {s.start} to {s.stop - 1}" for s in spans)
-        say(f"step {args.step} of {found.schedule.num_steps}: {where}")
-        for clip_id in found.clips(args.step):
-            say(f"  {clip_id}")
+        ahead = "" if args.step <= found.made else f"; to come, the log ends at step {found.made}"
+        say(f"step {args.step} of {found.schedule.num_steps}: {where}{ahead}")
+        for row in found.rows(args.step):
+            say(f"  {found.ids[row]}{MASKED if row in found.masked else ''}")
         return 0
     return max(_audit_epoch(found, epoch) for epoch in range(found.schedule.num_epochs))
+
+
+MASKED = " (weighs nothing: its block is damaged)"
 
 
 def _audit_epoch(found: Audit, epoch: int) -> int:
@@ -94,7 +98,12 @@ def _audit_epoch(found: Audit, epoch: int) -> int:
         f"{clips} {'once' if times == 1 else f'{times} times'}" for times, clips in counts.items()
     ]
     is_whole = set(counts) == {1}
-    say(f"epoch {epoch}: {', '.join(parts)}{': each of them' if is_whole else ''}")
+    state = found.state(epoch)
+    say(
+        f"epoch {epoch}{'' if state == 'done' else f' ({state})'}: {', '.join(parts)}"
+        f"{': each of them' if is_whole else ''}"
+        f"{f'; {len(found.masked)} of them{MASKED}' if found.masked else ''}"
+    )
     return 0 if is_whole or not found.promises_all else 1
 
 

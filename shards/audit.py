@@ -7,7 +7,7 @@ model, not from a log: the same function, on the same sealed clips.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,18 +16,16 @@ import numpy as np
 
 from configs.data import DataConfig
 from configs.errors import InputError, IntegrityError, NotMadeYet
-from configs.load import load_config
 from configs.schema import SplitConfig
-from shards import plan as plans
-from shards.index import decoded, open_shards, read_index
+from shards.events import read_lines
 from shards.layout import Layout
-from shards.splits import SPLIT_COLUMNS, TRAIN, SplitInputs, split_codes
-from shards.stream.choice import chosen_classes, order_of, without_the_rest
+from shards.stream.choice import choose, order_of
+from shards.stream.remote import where_shards_are
 from shards.stream.schedule import Place, Schedule, Span
 from shards.stream.stream import Stream
 from shards.stream.tokens import open_tokens
 
-SPEC_NAME = "stream.json"
+SPEC_NAME, JOURNAL_NAME = "stream.json", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,8 @@ class Audit:
 
     ids: tuple[str, ...]  # of all clips of the set, by row
     stream: Stream[Any, Any]
+    made: int  # steps, as far as metrics.jsonl tells; what comes after them is foretold
+    masked: Set[int]  # rows that weigh nothing in their steps, because their blocks are damaged
     promises_all: bool  # each clip once an epoch
 
     @property
@@ -77,9 +77,20 @@ class Audit:
         assert found is not None
         return found[0]
 
+    def rows(self, step: int) -> list[int]:
+        """The clips of a step, in the order of the stream."""
+        return [*map(int, self.stream.examples(self.spans(step)))]
+
     def clips(self, step: int) -> list[str]:
-        """The ids of the clips of a step, in the order of the stream."""
-        return [self.ids[row] for row in self.stream.examples(self.spans(step))]
+        """Their ids."""
+        return [self.ids[row] for row in self.rows(step)]
+
+    def state(self, epoch: int) -> str:
+        """Whether the training has been through an epoch."""
+        stands_at = self.schedule.place_of(self.made)
+        if stands_at.epoch > epoch:
+            return "done"
+        return "begun" if stands_at > Place(epoch, 0) else "to come"
 
     def counts(self, epoch: int) -> dict[int, int]:
         """How many clips were seen how often in an epoch, from the spans of its steps."""
@@ -105,32 +116,32 @@ def open_audit(layout: Layout, model: str | None) -> Audit:
             f"{directory}: was trained with data.reader={config.reader}, which keeps no order: "
             "what a step saw cannot be told; trainings with data.reader=stream can be audited"
         )
-    source = open_tokens(layout, spec.tokens, _where_shards_are(layout))
-    inputs = SplitInputs.of_index(
-        decoded(read_index(layout, open_shards(layout).records, [*SPLIT_COLUMNS, "status"]))
-    )
-    numbers = chosen_classes(config, plans.load_bound(layout).classes)
-    codes = split_codes(inputs, SplitConfig.model_validate(spec.split), spec.fold)
-    rows = np.flatnonzero(without_the_rest(config, codes, inputs, numbers) == TRAIN)
+    where = where_shards_are(layout).model_copy(update={"on_damage": config.on_damage})
+    source = open_tokens(layout, spec.tokens, where)
+    choice = choose(layout, config, SplitConfig.model_validate(spec.split), spec.fold)
+    rows = choice.rows("train")
     stream = Stream[Any, Any](
         source,
-        order_of(config, source, rows, spec.seed, numbers),
+        order_of(config, source, rows, spec.seed, choice.learnt),
         Schedule(len(rows), spec.batch_size, spec.num_epochs, config.tail),
         lambda *_: None,
         rows=rows,
     )
     if stream.fingerprint != spec.fingerprint:
-        raise IntegrityError(f"{directory}: was trained on other clips than the run holds now")
+        listed = f", or {config.ids} lists others" if config.ids else ""
+        raise IntegrityError(
+            f"{directory}: was trained on other clips than the run holds now{listed}"
+        )
     promises_all = config.order != "weighted" and config.tail != "drop"
-    return Audit(tuple(inputs.ids), stream, promises_all)
+    masked = set[int]()
+    if config.on_damage == "mask":
+        masked = set(rows[~source.is_whole(rows)].tolist())
+    return Audit(choice.ids, stream, _last_step(directory / JOURNAL_NAME), masked, promises_all)
 
 
-def _where_shards_are(layout: Layout) -> DataConfig:
-    """As the run says: some orders are made of labels, which lie in the shards."""
-    if not layout.config.exists():
-        return DataConfig()
-    data = load_config(layout.root).data
-    return DataConfig(remote=data.remote, cache=data.cache, cache_gib=data.cache_gib)
+def _last_step(journal: Path) -> int:
+    """The last step that a training wrote down; 0 where there is none yet."""
+    return max((line["step"] for line in read_lines(journal)), default=0)
 
 
 def _only_model(layout: Layout) -> Path:

@@ -31,7 +31,8 @@ from shards.index import decoded, open_shards, read_shard_index
 from shards.layout import Layout
 from shards.lock import hold
 from shards.seal import Seal, open_seal
-from shards.stream.files import LocalFiles
+from shards.stream.files import Files
+from shards.stream.remote import files_of, where_shards_are
 from shards.stream.tokens import TokenSource
 from shards.tokens import STAGE, TokenIndex, read_token_index
 
@@ -44,6 +45,7 @@ class TokenSet:
 
     seal: Seal
     index: TokenIndex
+    files: Files
     card: Card
     indexed: Mapping[int, CommitRecord]  # the shards of the frames, by number
 
@@ -58,7 +60,7 @@ class TokenSet:
         """The clips of a shard, block by block; raises IntegrityError where its tokens are damaged,
         or are not of the clips in the index."""
         layout, only = self.seal.layout, self.index.only(place)
-        source = TokenSource(only, LocalFiles(layout.root), self.seal.fingerprint)
+        source = TokenSource(only, self.files, self.seal.fingerprint)
         columns = [*FROM_INDEX, "targets", "status"]
         rows = decoded(read_shard_index(layout, self.indexed[shard], columns))
         if rows.column("key").to_pylist() != source.keys(source.all_rows):
@@ -89,7 +91,8 @@ def open_token_set(layout: Layout, name: str) -> TokenSet:
         classes=plan.classes,
     )
     records = open_shards(layout).records
-    return TokenSet(seal, index, card, {record.shard: record for record in records})
+    files = files_of(layout.root, where_shards_are(layout))
+    return TokenSet(seal, index, files, card, {record.shard: record for record in records})
 
 
 def _refuse_unknown(layout: Layout, name: str) -> None:

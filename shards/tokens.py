@@ -24,10 +24,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.commit import CommitRecord, FileRecord
+from shards.ragged import Indices, starts_of
 from shards.tar import TarWriter
 
 STAGE = "tokenize"
+FORMAT = 2
 BLOCK_CLIPS = 1024
+COLUMNS = ("tokens", "lengths", "keys", "labels", "counts")  # of a block
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -35,6 +38,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("block", pa.int32(), nullable=False),
         pa.field("first_row", pa.int64(), nullable=False),  # of the block, over the whole set
         pa.field("num_rows", pa.int32(), nullable=False),
+        pa.field("longest", pa.int32(), nullable=False),  # clip of the block, in tokens
         pa.field("column", pa.string(), nullable=False),
         pa.field("dtype", pa.string(), nullable=False),
         pa.field("shape", pa.list_(pa.int64()), nullable=False),
@@ -47,7 +51,6 @@ INDEX_SCHEMA = pa.schema(
 SHARDS_KEY = b"shards"  # of the schema's metadata: the shards' files, as JSON
 
 Array = npt.NDArray[Any]
-Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,12 @@ class Block:
         }
 
 
+def recipe(frames: str, codebook: str) -> dict[str, Any]:
+    """What decides the tokens of a set: the fingerprints of the sealed frames and of the
+    codebook."""
+    return {"format": FORMAT, "frames": frames, "codebook": codebook}
+
+
 def block_name(number: int) -> str:
     """The key of a block's sample in its tar."""
     return f"b{number:06d}"
@@ -91,6 +100,7 @@ def _add_array(tar: TarWriter, block: Block, column: str, array: Array) -> dict[
     return {
         "block": block.number,
         "num_rows": len(block.lengths),
+        "longest": int(block.lengths.max(initial=0)),
         "column": column,
         "dtype": array.dtype.str,
         "shape": list(array.shape),
@@ -123,18 +133,18 @@ class ColumnIndex:
     """Where the arrays of one column lie, an entry a block."""
 
     dtype: Sequence[str]
-    length: Int64s  # along the first axis
-    offset: Int64s
-    bytes: Int64s
+    length: Indices  # along the first axis
+    offset: Indices
+    bytes: Indices
     crc32c: npt.NDArray[np.uint32]
 
     @classmethod
-    def of(cls, table: pa.Table, rows: Int64s) -> Self:
+    def of(cls, table: pa.Table, rows: Indices) -> Self:
         """From some rows of an index."""
         dtype, shape = table.column("dtype").to_pylist(), table.column("shape")
         return cls(
             [dtype[row] for row in rows.tolist()],
-            pc.list_flatten(shape).to_numpy()[_list_starts(shape)[rows]],
+            pc.list_flatten(shape).to_numpy()[starts_of(_list_sizes(shape))[rows]],
             *(table.column(name).to_numpy()[rows] for name in ("offset", "bytes", "crc32c")),
         )
 
@@ -154,9 +164,10 @@ class TokenIndex:
     """The blocks of a sealed set in row order: whose shard, which rows, where their columns lie."""
 
     files: tuple[FileRecord, ...]  # the shards
-    shard: Int64s  # [blocks], position in `files`
-    number: Int64s  # [blocks], as in the tars
-    first_row: Int64s  # [blocks + 1]
+    shard: Indices  # [blocks], position in `files`
+    number: Indices  # [blocks], as in the tars
+    first_row: Indices  # [blocks + 1]
+    longest: Indices  # [blocks], tokens of the longest clip
     num_codebooks: int
     columns: Mapping[str, ColumnIndex]
 
@@ -177,6 +188,7 @@ class TokenIndex:
             shard=np.zeros(blocks.stop - blocks.start, dtype=np.int64),
             number=self.number[blocks],
             first_row=first_row - first_row[0],
+            longest=self.longest[blocks],
             num_codebooks=self.num_codebooks,
             columns={name: column.only(blocks) for name, column in self.columns.items()},
         )
@@ -194,26 +206,26 @@ def read_token_index(path: Path) -> TokenIndex:
     }
     if not rows_of:
         nothing = np.zeros(0, dtype=np.int64)
-        return TokenIndex(files, nothing, nothing, np.zeros(1, dtype=np.int64), 1, {})
+        return TokenIndex(files, nothing, nothing, np.zeros(1, dtype=np.int64), nothing, 1, {})
     tokens = rows_of["tokens"]
-    shard, number, num_rows = (
+    shard, number, num_rows, longest = (
         table.column(name).to_numpy()[tokens].astype(np.int64)
-        for name in ("shard", "block", "num_rows")
+        for name in ("shard", "block", "num_rows", "longest")
     )
     return TokenIndex(
         files=files,
         shard=shard,
         number=number,
-        first_row=np.concatenate([[0], np.cumsum(num_rows)]),
+        first_row=starts_of(num_rows),
+        longest=longest,
         num_codebooks=table.column("shape")[int(tokens[0])][1].as_py(),
         columns={name: ColumnIndex.of(table, rows) for name, rows in rows_of.items()},
     )
 
 
-def _list_starts(lists: pa.ChunkedArray) -> Int64s:
-    """Where each list's own values begin among those of all."""
-    sizes = pc.list_value_length(lists).to_numpy()
-    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+def _list_sizes(lists: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    sizes: npt.NDArray[np.int32] = pc.list_value_length(lists).to_numpy()
+    return sizes
 
 
 def npy(array: Array) -> bytes:

@@ -18,12 +18,11 @@ import numpy as np
 
 from configs.errors import InputError, IntegrityError
 from shards.commit import REPAIR
-from shards.tokens import Array, TokenIndex, block_name
+from shards.tokens import COLUMNS, Array, TokenIndex, block_name
 
 if TYPE_CHECKING:
     from webdataset import DataPipeline
 
-COLUMNS = ("tokens", "lengths", "keys", "labels", "counts")
 ALL = 1 << 62  # a buffer that holds every shard's name
 
 Sample = dict[str, Any]
@@ -58,20 +57,25 @@ def token_pipeline(
 
     if not urls:
         raise InputError("no token shards are given: urls is empty")
-
-    def shuffled(size: int) -> Any:
-        started = wds.detshuffle(bufsize=size, initial=size, seed=seed, epoch=epoch - 1)
-        return started if seed is not None and size else None
-
     return wds.DataPipeline(
         wds.SimpleShardList(urls),
-        shuffled(ALL),
+        _shuffled(ALL, seed, epoch),
         wds.split_by_node,
         wds.split_by_worker,
         wds.tarfile_to_samples(handler=_refuse),
         partial(clips_of_blocks, check=check),
-        shuffled(buffer_clips),
+        _shuffled(buffer_clips, seed, epoch),
     )
+
+
+def _shuffled(size: int, seed: int | None, epoch: int) -> Any:
+    """A stage that mixes up to `size` items; None, which a pipeline leaves out, where it would not
+    mix any."""
+    from webdataset import detshuffle
+
+    if seed is None or not size:
+        return None
+    return detshuffle(bufsize=size, initial=size, seed=seed, epoch=epoch - 1)
 
 
 def _refuse(error: Exception) -> bool:

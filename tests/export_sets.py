@@ -15,6 +15,7 @@ from shards.index import STAGE as SHARD
 from shards.layout import Layout
 from shards.plan import ClassName
 from shards.seal import open_seal, write_seal
+from shards.stream.files import LocalFiles
 from shards.tokens import STAGE, index_table, read_token_index
 from shards.tokens import write_index as write_token_index
 from tests.token_sets import Clip, write_shard
@@ -53,6 +54,7 @@ def exported_set(
     return TokenSet(
         seal,
         read_token_index(path),
+        LocalFiles(root),
         Card("default", seal.fingerprint, "made", 65_536, num_codebooks, **card),
         {shard: index for shard, (index, _) in enumerate(records)},
     )

@@ -16,22 +16,19 @@ import torch
 
 from configs.console import counted, say
 from configs.data import DataConfig
-from configs.errors import InputError, IntegrityError
+from configs.errors import InputError
 from configs.schema import SplitConfig, TrainConfig
-from shards import plan as plans
 from shards.codebook import Codebook, open_codebook
 from shards.commit import REPAIR
-from shards.index import decoded, open_shards, read_index
-from shards.keys import key_of
 from shards.layout import Layout
-from shards.plan import ClassName, Task
-from shards.splits import SPLIT_COLUMNS, SPLITS, SplitCodes, SplitInputs, split_codes
+from shards.plan import ClassName, Task, load_bound
+from shards.splits import SPLITS, SplitCodes
 from shards.stream.batches import multi_hot
-from shards.stream.choice import chosen_classes, order_of, without_the_rest
+from shards.stream.choice import choose, order_of
 from shards.stream.order import StoredOrder
 from shards.stream.schedule import Piece, Schedule, World
 from shards.stream.stream import Stream
-from shards.stream.tokens import TokenChunk, TokenSource, open_tokens, token_batch
+from shards.stream.tokens import TokenChunk, TokenSource, open_tokens, refuse_foreign, token_batch
 
 Rows = npt.NDArray[np.int64]
 BatchStream = Stream[TokenChunk, "Batch"]
@@ -68,7 +65,7 @@ class Classes:
     @classmethod
     def chosen(cls, names: Sequence[ClassName], numbers: Sequence[int]) -> Self:
         columns = np.full(len(names), -1, dtype=np.int16)
-        columns[numbers] = np.arange(len(numbers))
+        columns[list(numbers)] = np.arange(len(numbers))
         return cls(tuple(names[number] for number in numbers), columns)
 
     @property
@@ -119,7 +116,7 @@ class TokenData:
     @property
     def longest(self) -> int:
         """Tokens of the longest clip of any split."""
-        return int(self.source.lengths(self.source.all_rows).max())
+        return int(self.source.index.longest.max(initial=0))
 
     def rows(self, split: str) -> Rows:
         """Rows of the clips of a split, in stored order."""
@@ -188,41 +185,11 @@ def open_data(
     config = config or DataConfig()
     source = open_tokens(layout, name, config)
     codebook, fingerprint = open_codebook(layout, name)
-    plan = plans.load_bound(layout)
-    if plan.task == "regression":
+    if load_bound(layout).task == "regression":
         raise InputError(f"{layout.root}: its targets are numbers; models here learn labels")
-    table = read_index(layout, open_shards(layout).records, [*SPLIT_COLUMNS, "status"])
-    inputs = SplitInputs.of_index(decoded(table))
-    if not _are_keys_of(source, inputs.ids):
-        raise IntegrityError(f"{layout.root}: the tokens of {name} are not of these frames")
-    numbers = chosen_classes(config, plan.classes)
-    splits = without_the_rest(config, split_codes(inputs, split, fold), inputs, numbers)
-    learnt = Classes.chosen(plan.classes, numbers)
-    data = TokenData(
-        source, codebook, fingerprint, learnt, plan.task, tuple(inputs.ids), splits, config
+    refuse_foreign(layout, name)
+    choice = choose(layout, config, split, fold)
+    learnt = Classes.chosen(choice.classes, choice.learnt)
+    return TokenData(
+        source, codebook, fingerprint, learnt, choice.task, choice.ids, choice.splits, config
     )
-    _require_clips(data)
-    return data
-
-
-def _require_clips(data: TokenData) -> None:
-    """Raises InputError where a split has no clip."""
-    missing = [split for split in ("train", data.test_split) if not len(data.rows(split))]
-    if missing and (data.config.classes or data.config.ids):
-        raise InputError(
-            f"data.classes, data.ids: what they choose has no clip of split {' or '.join(missing)}"
-        )
-    if missing:
-        raise InputError(
-            "split: no clip is left to test or validate on: raise split.valid_share, or give more "
-            "clips (those of one group, as the windows of a file, stay together)"
-        )
-
-
-def _are_keys_of(source: TokenSource, ids: Sequence[str]) -> bool:
-    """Whether the rows are the clips of these ids; of masked ones nobody can tell."""
-    keys, is_whole = source.keys(source.all_rows), source.is_whole(source.all_rows).tolist()
-    if len(keys) != len(ids):
-        return False
-    rows = zip(keys, ids, is_whole, strict=True)
-    return all(key == key_of(clip_id) for key, clip_id, is_own in rows if is_own)

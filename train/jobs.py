@@ -21,7 +21,6 @@ STAGE = "fit"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 CHECKPOINTS_NAME = "checkpoints"
-JOURNAL_NAME = "metrics.jsonl"
 FORMAT = 1
 # Settings of `train` that decide speed and safety, but no weights.
 FREE_SETTINGS = {

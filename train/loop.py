@@ -22,12 +22,13 @@ from torch import nn
 from configs.console import Progress, say
 from configs.errors import Preempted, TrainingFailed
 from configs.schema import TrainConfig
+from shards.audit import JOURNAL_NAME
 from shards.stream.schedule import Place
 from shards.stream.stream import Cursor, Step
 from train import checkpoint
 from train.data import Batch, Rows, TokenData, padding_share
 from train.device import set_up_cpu, uses_bf16
-from train.jobs import CHECKPOINTS_NAME, JOURNAL_NAME
+from train.jobs import CHECKPOINTS_NAME
 from train.journal import Journal
 from train.losses import LOSSES
 from train.metrics import evaluate
@@ -85,8 +86,8 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
     """Train to the end, from the newest checkpoint if there is one.
 
     Raises Preempted after a signal, with a checkpoint of the step in which it came, or after which
-    it came in a validation (one in the last step lets the training end); TrainingFailed where the
-    loss stops being a number, with the last good checkpoint kept.
+    it came in a validation or a wait for data (one in the last step lets the training end);
+    TrainingFailed where the loss stops being a number, with the last good checkpoint kept.
     """
     model.to(fit.device).train()
     optimizer = build_optimizer(model, fit.config.lr, fit.config.weight_decay)
@@ -96,18 +97,21 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
         Progress(fit.title, fit.num_steps, "clips", first_step) as progress,
         closing(fit.stream.steps(place)) as steps,  # also where an error keeps its frames alive
     ):
-        for done, step in enumerate(steps, first_step + 1):
+        done, after = first_step, None
+        for done, step in enumerate(stop.until_asked(steps), first_step + 1):
+            after = step.after
             log = _step(fit, model, optimizer, done - 1, step)
-            _log(fit, done, step.after, log)
+            _log(fit, done, after, log)
             is_last = done == fit.num_steps
             if is_last or done % fit.config.checkpoint_every_steps == 0:
-                _save(fit, model, optimizer, done, step.after)
+                _save(fit, model, optimizer, done, after)
             if fit.ends_evaluated_epoch(done):
                 _validate(fit, model, done, Stop() if is_last else stop)
-            if stop.asked and not is_last:
-                _save(fit, model, optimizer, done, step.after)
-                raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
             progress.advance(int(log["clips"]), f"loss {log['loss']:.4f}")
+        if done < fit.num_steps:
+            if after is not None:  # else nothing is done that was not saved
+                _save(fit, model, optimizer, done, after)
+            raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
 
 
 def _step(
@@ -218,11 +222,10 @@ def _validate(fit: Fit, model: nn.Module, done: int, stop: Stop) -> None:
     rows = fit.data.whole(fit.data.rows("valid"))
     if not len(rows) or stop.asked:
         return
-    parts = []
-    for logits_BC in batch_logits(model, fit.data, rows, fit.config.forward_size, fit.device):
-        parts.append(logits_BC)
-        if stop.asked:
-            return
+    batches = batch_logits(model, fit.data, rows, fit.config.forward_size, fit.device)
+    parts = [*stop.until_asked(batches)]
+    if stop.asked:
+        return
     logits_NC, targets_NC = np.concatenate(parts), fit.data.targets(rows)
     tensors = torch.from_numpy(logits_NC), torch.from_numpy(targets_NC)
     loss = float(LOSSES[fit.data.task](*tensors).mean())

@@ -17,6 +17,7 @@ from configs.load import dump_config
 from configs.schema import BagModel, Config
 from pipeline.audio.refusal import REASONS
 from shards.atomic import write_whole
+from shards.audit import JOURNAL_NAME
 from shards.commit import CommitRecord
 from shards.events import timed
 from shards.frames import FramesTM, read_shard_frames
@@ -27,7 +28,7 @@ from shards.stream.remote import without_secrets
 from train import figures
 from train.data import TokenData, open_data
 from train.evaluate import scores_of
-from train.jobs import JOURNAL_NAME, Job, jobs
+from train.jobs import Job, jobs
 from train.journal import Journal
 
 FRAMES: TypeAdapter[FramesConfig] = TypeAdapter(FramesConfig)

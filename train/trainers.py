@@ -85,7 +85,9 @@ def _spec(config: Config, job: Job, fit: Fit) -> Spec:
         seed=fit.config.seed,
         batch_size=fit.config.batch_size,
         num_epochs=fit.config.epochs,
-        data=config.data.model_dump(mode="json", include=config.data.deciding | WHICH),
+        data=config.data.model_dump(
+            mode="json", include={*config.data.deciding, *WHICH, "on_damage"}
+        ),
         fingerprint=fit.stream.fingerprint,
     )
 
@@ -106,5 +108,8 @@ def _commit(job: Job, data: TokenData, attempt: Attempt, fingerprint: str) -> No
             counts={"clips": len(rows)} | ({"masked": num_masked} if num_masked else {}),
             ids_sha256=ids_sha256(data.ids[row] for row in rows),
             files=files,
+            detail={"masked": [str(damage) for damage in data.source.damaged]}
+            if num_masked
+            else {},
         )
     )

@@ -22,12 +22,12 @@ from configs.errors import InputError, IntegrityError
 from shards.commit import CommitRecord, StageLog, fingerprint
 from shards.index import NAME, STAGE, open_shards
 from shards.layout import Layout
+from shards.ragged import Indices
 from shards.seal import Seal
 from shards.stream.batches import ClipBatch, ClipRows
 from shards.stream.clips import Clips, ClipSource, without_detail
 from shards.stream.files import LocalFiles
 from shards.stream.kept import Kept
-from shards.stream.keyed import Indices
 from shards.stream.schedule import Piece
 from shards.tar import Member, members
 

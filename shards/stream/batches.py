@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shards.ragged import Indices
 from shards.stream.blocks import Keys
-from shards.stream.keyed import Indices
 from shards.stream.schedule import Piece
 
 

@@ -17,14 +17,12 @@ import numpy.typing as npt
 
 from configs.console import counted, say
 from configs.errors import IntegrityError
+from shards.ragged import Indices, starts_of
 from shards.stream.files import Mapped, Maps, untouched
-from shards.stream.keyed import Indices
-from shards.stream.ragged import starts_of
-from shards.tokens import TokenIndex
+from shards.tokens import COLUMNS, TokenIndex
 
 Keys = npt.NDArray[np.bytes_]
 OnDamage = Literal["raise", "refetch", "mask"]
-COLUMNS = ("lengths", "counts", "labels", "keys", "tokens")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -11,11 +12,22 @@ import numpy.typing as npt
 
 from configs.data import DataConfig
 from configs.errors import InputError
-from shards.plan import ClassName
-from shards.splits import NO_SPLIT, SplitCodes, SplitInputs
-from shards.stream.keyed import Indices
+from configs.schema import SplitConfig
+from shards import plan as plans
+from shards.index import decoded, open_shards, read_index
+from shards.layout import Layout
+from shards.plan import ClassName, Task
+from shards.ragged import Indices, starts_of
+from shards.splits import (
+    NO_SPLIT,
+    SPLIT_COLUMNS,
+    SPLITS,
+    TEST,
+    SplitCodes,
+    SplitInputs,
+    split_codes,
+)
 from shards.stream.order import GlobalOrder, Order, WeightedOrder, WindowOrder, balancing_weights
-from shards.stream.ragged import starts_of
 
 Labels = npt.NDArray[np.int16]
 SHOWN = 5  # ids in an error
@@ -32,6 +44,45 @@ class Labelled(Protocol):
     def labels(self, rows: Indices) -> tuple[Labels, Indices]:
         """Of some rows, flat, and where each row's begin: [rows + 1]."""
         ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The decoded clips of a run, and what a training has of them."""
+
+    ids: tuple[str, ...]  # of all clips, by row
+    splits: SplitCodes  # of all clips; NO_SPLIT for those that are left out
+    task: Task
+    classes: tuple[ClassName, ...]  # of the data set
+    learnt: tuple[int, ...]  # the numbers of those to learn
+
+    def rows(self, split: str) -> Indices:
+        """The clips of a split, in stored order."""
+        return np.flatnonzero(self.splits == SPLITS.index(split))
+
+
+def choose(layout: Layout, config: DataConfig, split: SplitConfig, fold: int | None) -> Choice:
+    """What `config` chooses of a run; raises InputError where it names what is not there, or
+    leaves nothing to train on or to test on."""
+    plan = plans.load_bound(layout)
+    inputs = SplitInputs.of_index(
+        decoded(read_index(layout, open_shards(layout).records, [*SPLIT_COLUMNS, "status"]))
+    )
+    learnt, whole = _chosen_classes(config, plan.classes), split_codes(inputs, split, fold)
+    codes = _without_the_rest(config, whole, inputs, learnt)
+    choice = Choice(tuple(inputs.ids), codes, plan.task, plan.classes, tuple(learnt))
+    held_out = "test" if TEST in whole else "valid"
+    missing = [name for name in ("train", held_out) if not len(choice.rows(name))]
+    if missing and (config.classes or config.ids):
+        raise InputError(
+            f"data.classes, data.ids: what they choose has no clip of split {' or '.join(missing)}"
+        )
+    if missing:
+        raise InputError(
+            "split: no clip is left to test or validate on: raise split.valid_share, or give more "
+            "clips (those of one group, as the windows of a file, stay together)"
+        )
+    return choice
 
 
 def order_of(
@@ -56,7 +107,7 @@ def only_labels(labels: Labels, starts: Indices, classes: Sequence[int]) -> tupl
     return labels[is_kept], starts_of(counts)
 
 
-def chosen_classes(config: DataConfig, classes: Sequence[ClassName]) -> list[int]:
+def _chosen_classes(config: DataConfig, classes: Sequence[ClassName]) -> list[int]:
     """The numbers of the classes to learn, in the order of the data set; raises InputError for a
     class that it does not have."""
     if not config.classes:
@@ -68,7 +119,7 @@ def chosen_classes(config: DataConfig, classes: Sequence[ClassName]) -> list[int
     return sorted({known[word] for word in config.classes})
 
 
-def without_the_rest(
+def _without_the_rest(
     config: DataConfig, codes: SplitCodes, inputs: SplitInputs, classes: Sequence[int]
 ) -> SplitCodes:
     """The split of every clip; NO_SPLIT for those that `data.classes` or `data.ids` leaves out."""

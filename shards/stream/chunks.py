@@ -21,11 +21,10 @@ from configs.errors import IntegrityError
 from shards.commit import CommitRecord, FileRecord
 from shards.frames import CHUNK_ROWS, FramesTM
 from shards.layout import Layout
+from shards.ragged import Indices, starts_of
 from shards.seal import check_bytes
 from shards.stream.files import Files
 from shards.stream.kept import Kept
-from shards.stream.keyed import Indices
-from shards.stream.ragged import starts_of
 
 CRC_BYTES = 4
 NOTHING = 2**64 - 1  # offset and size of a chunk that holds nothing but the fill value

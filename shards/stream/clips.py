@@ -18,12 +18,11 @@ from configs.errors import IntegrityError
 from shards.commit import REPAIR, CommitRecord
 from shards.index import decoded, read_shard_index
 from shards.layout import Layout
+from shards.ragged import Indices, ragged, runs, starts_of
 from shards.stream.batches import ClipRows
 from shards.stream.batches import decoded as decoded_keys
 from shards.stream.blocks import Keys
 from shards.stream.kept import Kept
-from shards.stream.keyed import Indices
-from shards.stream.ragged import ragged, runs, starts_of
 
 COLUMNS = ("key", "labels", "status", "row_start", "num_frames")
 

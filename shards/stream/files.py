@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -88,21 +89,20 @@ class Maps:
 
     def __init__(self, files: Files, records: Sequence[FileRecord]) -> None:
         self.files, self._records = files, records
+        self._in_use: WeakValueDictionary[int, Mapped] = WeakValueDictionary()
         self._kept: OrderedDict[int, Mapped] = OrderedDict()  # the one used last stands last
         self._keeps_all = files.may_all_stay(records)
         self._lock = threading.Lock()
         _allow_open_files(len(records) + OTHER_FILES)
 
     def __getitem__(self, shard: int) -> Mapped:
+        mapped = self._in_use.get(shard) or self._map(shard)
         with self._lock:
-            if shard in self._kept:
+            mapped = self._in_use.setdefault(shard, mapped)
+            if self._keeps_all:
+                self._kept[shard] = mapped
                 self._kept.move_to_end(shard)
-                return self._kept[shard]
-        mapped = self._map(shard)
-        with self._lock:
-            if not self._keeps_all:
-                self._kept.clear()
-            return self._kept.setdefault(shard, mapped)
+        return mapped
 
     def path(self, shard: int) -> Path:
         """The shard's file in its full size; raises as `Files.open` does."""
@@ -119,8 +119,9 @@ class Maps:
     def replace(self, shard: int, bad: Mapped) -> Mapped:
         """The shard from another copy than the damaged one, if there is any."""
         with self._lock:
-            if self._kept.get(shard) is bad:
-                del self._kept[shard]
+            for maps in (self._in_use, self._kept):
+                if maps.get(shard) is bad:
+                    del maps[shard]
         self.files.replace(self._records[shard], bad.status)
         return self[shard]
 

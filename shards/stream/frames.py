@@ -20,13 +20,12 @@ from shards.commit import CommitRecord
 from shards.frames import CHUNK_ROWS, FramesTM
 from shards.index import open_shards
 from shards.layout import Layout
+from shards.ragged import Indices, ragged, runs, starts_of
 from shards.stream.batches import ClipBatch, ClipRows
 from shards.stream.chunks import FrameChunks
 from shards.stream.clips import Clips, ClipSource, without_detail
 from shards.stream.files import LocalFiles
 from shards.stream.kept import Kept
-from shards.stream.keyed import Indices
-from shards.stream.ragged import ragged, runs, starts_of
 from shards.stream.schedule import Piece
 
 CACHE_BYTES = 512 << 20

@@ -18,10 +18,9 @@ from shards.codebook import open_codebook
 from shards.commit import fingerprint
 from shards.layout import Layout
 from shards.plan import ClassName, load_bound
+from shards.ragged import Indices, ragged, sorted_places, starts_of
 from shards.stream.batches import decoded
-from shards.stream.keyed import Indices
-from shards.stream.ragged import ragged, starts_of
-from shards.stream.tokens import TokenChunk, Tokens, TokenSource, open_tokens
+from shards.stream.tokens import TokenChunk, Tokens, TokenSource, open_tokens, refuse_foreign
 
 Labels = npt.NDArray[np.int16]
 Part = tuple[TokenSource, Indices, Labels]  # rows of a set, and the numbers of its classes
@@ -90,9 +89,7 @@ class JoinedSource:
     def _parts(self, rows: Indices) -> tuple[list[Part], Indices]:
         """The rows of every set in their order, and where each of `rows` stands among them all."""
         sets = np.searchsorted(self._first_row, rows, side="right") - 1
-        order = np.argsort(sets, kind="stable")
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
+        _, back = sorted_places(sets)
         return [
             (source, rows[sets == number] - first, numbers)
             for number, (source, first, numbers) in enumerate(
@@ -141,6 +138,8 @@ def open_joined(runs: Sequence[Path], name: str) -> tuple[JoinedSource, tuple[Cl
     for own in chain.from_iterable(classes):
         joint.setdefault(own.id, own)
     number_of = {class_id: number for number, class_id in enumerate(joint)}
+    for layout in layouts:
+        refuse_foreign(layout, name)
     numbers = [np.array([number_of[own.id] for own in names], dtype=np.int16) for names in classes]
     source = JoinedSource([open_tokens(layout, name) for layout in layouts], numbers)
     return source, tuple(joint.values())

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import SeedSequence  # numpy itself would import that at the first step
 
-Indices = npt.NDArray[np.int64]
+from shards.ragged import Indices
+
 Words = npt.NDArray[np.uint32]
 
 # Of a permutation: in a small rectangle each round has little to choose from. Among all 720

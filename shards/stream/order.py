@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shards.stream.keyed import DRAWS, EXAMPLES, UNITS, WITHIN, Indices, Permutation, draws
-from shards.stream.ragged import starts_of
+from shards.ragged import Indices, starts_of
+from shards.stream.keyed import DRAWS, EXAMPLES, UNITS, WITHIN, Permutation, draws
 
 Weights = npt.NDArray[np.float64]
 

@@ -20,7 +20,9 @@ from typing import IO, Any
 
 from configs.data import DataConfig
 from configs.errors import InputError, IntegrityError, StoreFailed
+from configs.load import load_config
 from shards.commit import FileRecord
+from shards.layout import Layout
 from shards.seal import check_size
 from shards.stream.cache import Cache, Partial
 from shards.stream.files import Files, LocalFiles
@@ -161,6 +163,14 @@ def files_of(root: Path, config: DataConfig) -> Files:
     files = RemoteFiles(root, config.remote, cache)
     cache.trim()
     return files
+
+
+def where_shards_are(layout: Layout) -> DataConfig:
+    """As the run's own config says, for verbs that are given a run alone."""
+    if not layout.config.exists():
+        return DataConfig()
+    data = load_config(layout.root).data
+    return DataConfig(remote=data.remote, cache=data.cache, cache_gib=data.cache_gib)
 
 
 def without_secrets(url: str) -> str:

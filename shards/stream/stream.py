@@ -11,8 +11,9 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, groupby, islice
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -21,9 +22,11 @@ import numpy.typing as npt
 
 from configs.errors import RecipeMismatch
 from shards.commit import differences, fingerprint
-from shards.stream.keyed import Indices, example_seeds
+from shards.ragged import Indices
+from shards.stream.keyed import example_seeds
 from shards.stream.order import Order
 from shards.stream.schedule import Part, Piece, Place, Schedule, Span, World, parts_of
+from shards.stream.threads import Threads
 
 Chunk = TypeVar("Chunk")
 ChunkOut = TypeVar("ChunkOut", covariant=True)
@@ -210,26 +213,26 @@ class Stream(Generic[Chunk, Batch]):
                 began_s = time.perf_counter()
                 read = self._read(planned)
                 yield planned, read, time.perf_counter() - began_s
-            return
-        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="stream")
-        try:
-            yield from self._ahead(pool, plans)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        else:
+            yield from self._ahead(plans)
 
-    def _ahead(
-        self, pool: ThreadPoolExecutor, plans: Iterator[_Planned]
-    ) -> Iterator[tuple[_Planned, _Read[Chunk], float]]:
+    def _ahead(self, plans: Iterator[_Planned]) -> Iterator[tuple[_Planned, _Read[Chunk], float]]:
+        threads = Threads(self._num_threads)
         waiting: deque[tuple[_Planned, Future[_Read[Chunk]]]] = deque()
-        while True:
-            while len(waiting) <= self._num_threads and (planned := next(plans, None)):
-                waiting.append((planned, pool.submit(self._read, planned)))
-            if not waiting:
-                return
-            planned, future = waiting.popleft()
-            began_s = time.perf_counter()
-            read = future.result()
-            yield planned, read, time.perf_counter() - began_s
+        try:
+            while True:
+                while len(waiting) <= self._num_threads and (planned := next(plans, None)):
+                    waiting.append((planned, threads.submit(partial(self._read, planned))))
+                if not waiting:
+                    return
+                planned, future = waiting.popleft()
+                began_s = time.perf_counter()
+                read = future.result()
+                yield planned, read, time.perf_counter() - began_s
+        finally:
+            for _, future in waiting:
+                future.cancel()
+            threads.end()
 
     def _read(self, planned: _Planned) -> _Read[Chunk]:
         """All rows of this rank in the order of their use, so that a micro-batch is a slice."""

@@ -18,16 +18,19 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from configs.data import DataConfig
+from configs.errors import IntegrityError
+from shards.codebook import open_codebook
+from shards.commit import fingerprint
+from shards.index import open_shards
 from shards.layout import Layout
+from shards.ragged import Indices, ragged, runs, sorted_places, starts_of
 from shards.seal import open_seal
 from shards.stream.batches import ClipBatch, decoded
 from shards.stream.blocks import Blocks, Damage, Keys, OnDamage
 from shards.stream.files import Files, Maps
-from shards.stream.keyed import Indices
-from shards.stream.ragged import ragged, runs, starts_of
 from shards.stream.remote import files_of
 from shards.stream.schedule import Piece
-from shards.tokens import STAGE, TokenIndex, read_token_index
+from shards.tokens import STAGE, TokenIndex, read_token_index, recipe
 
 Tokens = npt.NDArray[np.uint16]
 Bools = npt.NDArray[np.bool_]
@@ -156,7 +159,7 @@ class TokenSource:
     def keys(self, rows: Indices) -> list[str]:
         """The tar keys of some rows; an empty one of a damaged row."""
         blocks = self._opened(rows)
-        order, place = _sorted(blocks)
+        order, place = sorted_places(blocks)
         return decoded(self._gather_keys(rows[order], blocks[order])[place])
 
     def labels(self, rows: Indices) -> tuple[npt.NDArray[np.int16], Indices]:
@@ -171,7 +174,7 @@ class TokenSource:
         blocks = self._opened(rows)
         labels, label_starts = self.labels(rows)
         lengths, is_whole = self._blocks.lengths[rows], self._blocks.is_whole[blocks]
-        order, place = _sorted(blocks)
+        order, place = sorted_places(blocks)
         stored, blocks = rows[order], blocks[order]
         keys = self._gather_keys(stored, blocks)[place]
         width = int(lengths.max(initial=0 if is_whole.all() else 1))
@@ -237,9 +240,12 @@ def open_tokens(layout: Layout, name: str, config: DataConfig | None = None) -> 
     return TokenSource(index, files, seal.fingerprint, config.on_damage)
 
 
-def _sorted(blocks: Indices) -> tuple[Indices, Indices]:
-    """The order in which rows of these blocks are stored, and where each row is in it."""
-    order = np.argsort(blocks, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return order, place
+def refuse_foreign(layout: Layout, name: str) -> None:
+    """Raises IntegrityError where the tokens are not those of the run's frames under its codebook;
+    compares fingerprints, and touches no shard."""
+    frames, (_, codebook) = open_shards(layout).fingerprint, open_codebook(layout, name)
+    if open_seal(layout, STAGE, name).recipe_fingerprint != fingerprint(recipe(frames, codebook)):
+        raise IntegrityError(
+            f"{layout.root}: the tokens of {name} were made of other frames, or with another "
+            "codebook, than the run holds now; run `python -m pipeline tokenize` and do as it says"
+        )

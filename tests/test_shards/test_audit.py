@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 
 from configs.errors import InputError, IntegrityError, NotMadeYet
 from configs.schema import Config
+from pipeline.verbs import run_verb
 from shards.__main__ import VERBS
-from shards.audit import SPEC_NAME, open_audit
+from shards.audit import JOURNAL_NAME, SPEC_NAME, open_audit
 from shards.layout import Layout
 from tests.commands import run
 from train.data import TokenData, open_data
@@ -81,6 +84,13 @@ def test_what_cannot_be_audited(finished: Config, tmp_path: Path) -> None:
         open_audit(copy, None)
     spec = copy.model("other") / SPEC_NAME
     tree = json.loads(spec.read_text())
+    (tmp_path / "ids").write_text("\n".join(open_audit(copy, "linear").ids))
+    spec.write_text(json.dumps(tree | {"data": {"ids": str(tmp_path / "ids")}}))
+    assert open_audit(copy, "other").clips(1) == open_audit(copy, "linear").clips(1)
+    seen = open_audit(copy, "linear").clips(1)[0]
+    (tmp_path / "ids").write_text("\n".join({*open_audit(copy, "linear").ids} - {seen}))
+    with pytest.raises(IntegrityError, match=r"other clips than .* now, or .*/ids lists others"):
+        open_audit(copy, "other")
     tree["split"]["valid_share"] = 0.45
     spec.write_text(json.dumps(tree))
     with pytest.raises(IntegrityError, match="was trained on other clips"):
@@ -88,3 +98,40 @@ def test_what_cannot_be_audited(finished: Config, tmp_path: Path) -> None:
     spec.write_text("{}")
     with pytest.raises(IntegrityError, match="is damaged"):
         open_audit(copy, "other")
+
+
+def test_what_is_still_to_come_is_said(
+    finished: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Layout(tmp_path / "run")
+    shutil.copytree(finished.run, copy.root)
+    journal = copy.model("linear") / JOURNAL_NAME
+    kept = [line for line in journal.read_text().splitlines() if json.loads(line)["step"] <= 1]
+    journal.write_text("\n".join([*kept, '{"step": 7, "lo']))  # as a kill leaves it
+    assert VERBS["audit"].run(copy.root, Namespace(step=None, model=None)) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 0 (begun): ")
+    assert others
+    assert all(re.match(r"epoch \d+ \(to come\): ", line) for line in others)
+    for step, is_ahead in ((1, False), (2, True)):
+        assert VERBS["audit"].run(copy.root, Namespace(step=step, model=None)) == 0
+        assert ("; to come, the log ends at step 1\n" in capsys.readouterr().out) is is_ahead
+    assert VERBS["audit"].run(finished.run, Namespace(step=None, model=None)) == 0
+    assert "(" not in capsys.readouterr().out
+
+
+def test_tokens_of_another_codebook_are_refused(finished: Config, tmp_path: Path) -> None:
+    copy = Layout(tmp_path / "run")
+    shutil.copytree(finished.run, copy.root)
+    open_data(copy, "default", finished.split, None)
+    for path in ("codebooks/default", "commits/codebook", "commits/tokenize"):
+        shutil.rmtree(copy.root / path)
+    other = finished.model_copy(
+        update={
+            "run": copy.root,
+            "codebook": finished.codebook.model_copy(update={"k": 5}),
+        }
+    )
+    assert run_verb(other, "codebook") == 0
+    with pytest.raises(IntegrityError, match="with another codebook, than the run holds now"):
+        open_data(copy, "default", finished.split, None)

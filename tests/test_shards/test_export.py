@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from configs.errors import InputError, IntegrityError, RecipeMismatch
 from configs.schema import Config
 from shards import plan as plans
 from shards.atomic import sha256_file
-from shards.export import TokenSet, export, open_token_set
+from shards.export import export, open_token_set
 from shards.export_formats import METADATA_KEY, labelled_first
 from shards.layout import Layout
 from tests.commands import ROOT, run
@@ -276,7 +277,7 @@ def test_tokens_of_other_clips_than_the_index_holds(tmp_path: Path) -> None:
     tokens = exported_set(
         tmp_path / "run", [clips_of(1, 4, 1, shortest=1), clips_of(2, 4, 1, shortest=1)], 1
     )
-    swapped = TokenSet(tokens.seal, tokens.index, tokens.card, {0: tokens.indexed[1]})
+    swapped = replace(tokens, indexed={0: tokens.indexed[1]})
     with pytest.raises(IntegrityError, match="not of the clips in the index of shard 0"):
         export(swapped, tmp_path / "out", "webdataset")
     assert not (tmp_path / "out/manifest.json").exists()

@@ -19,8 +19,8 @@ from configs.errors import InputError, IntegrityError
 from configs.schema import Config
 from shards.export import TokenSet
 from shards.tar import TarWriter
-from shards.tokens import npy
-from shards.wds import COLUMNS, Checksums, Sample, token_pipeline
+from shards.tokens import COLUMNS, npy
+from shards.wds import Checksums, Sample, token_pipeline
 from tests.export_sets import exported_set
 from tests.token_sets import Clip, clips_of
 

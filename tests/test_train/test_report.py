@@ -49,7 +49,7 @@ def evil_run(copy_run: CopyRun, monkeypatch: pytest.MonkeyPatch) -> Config:
     plan = plans.load_bound(Layout(config.run))
     classes = tuple(ClassName(name.id, f"{EVIL} {name.id}") for name in plan.classes)
     evil = dataclasses.replace(plan, classes=classes)
-    monkeypatch.setattr("train.data.plans.load_bound", lambda _: evil)
+    monkeypatch.setattr("shards.stream.choice.plans.load_bound", lambda _: evil)
     return config
 
 

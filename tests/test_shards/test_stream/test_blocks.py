@@ -10,12 +10,13 @@ import pytest
 from configs.data import DataConfig
 from configs.errors import ConfigError, IntegrityError
 from configs.load import load_config
-from shards.stream.blocks import COLUMNS, Damage
+from shards.stream.blocks import Damage
 from shards.stream.order import GlobalOrder
 from shards.stream.proof import rows_of
 from shards.stream.schedule import Piece, Schedule, World
 from shards.stream.stream import Stream
 from shards.stream.tokens import TokenSource, open_tokens, token_batch
+from shards.tokens import COLUMNS
 from tests.store_server import Store
 from tests.test_shards.test_stream.conftest import CLIPS_PER_SHARD, NUM_SHARDS, FarSet
 from tests.token_sets import PER_BLOCK, assert_holds

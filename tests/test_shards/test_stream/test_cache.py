@@ -98,12 +98,13 @@ def test_a_shard_that_never_fits(far: FarSet, store: Store) -> None:
     assert store.gets.total() == 0
 
 
+@pytest.mark.parametrize("num_shards", [1, 3])
 def test_readers_of_a_small_cache_do_not_stand_in_each_others_way(
-    far: FarSet, store: Store, monkeypatch: pytest.MonkeyPatch
+    num_shards: int, far: FarSet, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None keeps what it does not read, though there would be room for it."""
+    """None keeps what it does not read, whether there would be room for it or not."""
     monkeypatch.setattr(files, "ROOM_LIMIT_S", 0.3)
-    readers = [far.open(store.address, num_shards=3) for _ in range(2)]
+    readers = [far.open(store.address, num_shards=num_shards) for _ in range(2)]
     for shard in range(NUM_SHARDS):
         for reader in readers:
             reader.read(rows_of(shard))

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import InputError, RecipeMismatch
-from shards.stream.keyed import Indices
+from shards.ragged import Indices
 from shards.stream.order import GlobalOrder, Order, WeightedOrder, WindowOrder
 from shards.stream.proof import Seen, assert_resumes_exactly, rows_of, steps_seen
 from shards.stream.schedule import Piece, Place, Schedule, Tail, World

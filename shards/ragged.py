@@ -8,12 +8,20 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from shards.stream.keyed import Indices
+Indices = npt.NDArray[np.int64]
 
 
 def starts_of(sizes: npt.NDArray[np.integer]) -> Indices:
     """Where each of some things of these sizes begins, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
+def sorted_places(values: Indices) -> tuple[Indices, Indices]:
+    """The stable order of some values, and where each of them stands in it."""
+    order = np.argsort(values, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return order, place
 
 
 def ragged(starts: Indices, counts: Indices) -> Indices:
