@@ -22,6 +22,8 @@ from shards.stream.schedule import Place
 from shards.stream.stream import Cursor, Step
 from train.data import Batch, BatchStream
 
+END_LIMIT_S = 1.0  # for a process whose pipe has ended
+
 Loaded = Step[Batch] | AudiolexError | OSError
 
 
@@ -111,10 +113,14 @@ def _own_signals() -> Iterator[None]:
 def _killed(error: Exception, workers: Iterable[BaseProcess]) -> str:
     """What is said of a worker that was killed, be it by torch, or by a pipe that it left; raises
     any other error again."""
-    died = [f"pid {worker.pid}: {worker.exitcode}" for worker in workers if worker.exitcode]
-    if not died and not str(error).startswith("DataLoader worker"):
-        raise error
-    return ", ".join(died) or str(error).splitlines()[0]
+    if str(error).startswith("DataLoader worker"):
+        return str(error).splitlines()[0]
+    deadline_s = time.monotonic() + END_LIMIT_S
+    while time.monotonic() < deadline_s:  # the end of its pipe is seen before its own
+        if died := [worker for worker in workers if worker.exitcode]:
+            return ", ".join(f"pid {worker.pid}: {worker.exitcode}" for worker in died)
+        time.sleep(0.01)
+    raise error
 
 
 def _end(workers: Iterable[BaseProcess]) -> None:

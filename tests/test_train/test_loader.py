@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from argparse import Namespace
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ from tests.processes import wait_until
 from tests.test_train.conftest import CopyRun, MakeData, with_config
 from train import fit as fitting
 from train.data import Batch, BatchStream, Classes, TokenData, open_data, padding_share
-from train.loader import LoaderProcesses
+from train.loader import LoaderProcesses, _killed
 
 TRAIN = TrainConfig(epochs=3, batch_size=8, micro_batch_size=3, seed=5)
 
@@ -94,6 +96,17 @@ def test_a_worker_that_is_killed_is_said(data: TokenData) -> None:
         time.sleep(0.2)  # it is said where a step is waited for, and nowhere else
         with pytest.raises(TrainingFailed, match=r"a loader worker was killed .*data\.workers=2"):
             list(steps)
+
+
+def test_a_worker_whose_pipe_ends_before_it_does_is_said_too() -> None:
+    dying = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    dying.start()
+    killer = Timer(0.2, dying.kill)
+    killer.start()
+    assert _killed(ConnectionResetError("its pipe"), [dying]) == f"pid {dying.pid}: -9"
+    dying.join()
+    with pytest.raises(ConnectionResetError, match="nobody died"):
+        _killed(ConnectionResetError("nobody died"), [])
 
 
 FAILS = """

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from configs.errors import TrainingFailed
 from configs.load import load_config
 from configs.schema import TrainConfig
 from shards.layout import Layout
@@ -59,7 +61,7 @@ class Reading:
 def start(reading: Reading, attempt: int) -> list[BaseProcess]:
     """Start all ranks, from the cursor that was kept last."""
     ranks = [
-        _FORKS.Process(target=_read, args=(reading, attempt, rank)) for rank in range(NUM_RANKS)
+        _FORKS.Process(target=_rank, args=(reading, attempt, rank)) for rank in range(NUM_RANKS)
     ]
     for process in ranks:
         process.start()
@@ -117,8 +119,16 @@ def _data(run: Path) -> Any:
     return open_data(Layout(run), config.codebook.name, config.split, None, config.data)
 
 
+def _rank(reading: Reading, attempt: int, rank: int) -> None:
+    """One rank; ends with 1 where a loader worker was killed."""
+    try:
+        _read(reading, attempt, rank)
+    except TrainingFailed:
+        sys.exit(1)
+
+
 def _read(reading: Reading, attempt: int, rank: int) -> None:
-    """One rank, from its start to its end."""
+    """What a rank does, from its start to its end."""
     import torch
     from torch import distributed
 
