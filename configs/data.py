@@ -8,7 +8,6 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     BeforeValidator,
     Field,
-    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -34,6 +33,7 @@ ONLY_WITH = {
     "window_blocks": ("order", "window"),
     "balance": ("order", "weighted"),
 }
+OF_REMOTE = ("cache", "cache_gib")
 
 
 class DataConfig(Section):
@@ -46,7 +46,7 @@ class DataConfig(Section):
     the end of an epoch that fills no whole batch: it is carried into the next epoch, dropped, or
     padded with clips of no weight. `lengths` pads a micro-batch to its longest clip (`mixed`), and
     puts similar ones into the same (`bucketed`), or pads all to the longest of the set (`fixed`:
-    one shape, for compiled models).
+    one width, and one shape with `tail=pad` and micro-batches that divide a batch).
 
     The `reader` webdataset reads shards from front to back, in a random order of shards, and mixes
     `buffer_clips` clips at a time: it knows none of these choices, and a resumed training draws
@@ -63,7 +63,7 @@ class DataConfig(Section):
     buffer_clips: PositiveInt = 8_192  # of the reader webdataset
     order: Literal["global", "window", "weighted"] = "global"
     window_blocks: PositiveInt = 128
-    balance: NonNegativeFloat = 1.0
+    balance: Annotated[float, Field(ge=0, le=8)] = 1.0
     tail: Literal["carry", "drop", "pad"] = "carry"
     lengths: Literal["mixed", "bucketed", "fixed"] = "mixed"
     classes: Annotated[tuple[str, ...], BeforeValidator(split_commas)] = ()  # (): all of them
@@ -85,11 +85,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _choices_are_of_the_reader(self) -> Self:
-        chosen = [
-            name
-            for name in OF_THE_STREAM
-            if getattr(self, name) != type(self).model_fields[name].default
-        ]
+        chosen = [name for name in OF_THE_STREAM if self._is_chosen(name)]
         if self.reader != "stream" and chosen:
             raise ValueError(f"reader={self.reader} knows no {', '.join(chosen)}: leave them out")
         return self
@@ -97,10 +93,15 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _no_choice_is_lost(self) -> Self:
         for name, (other, wanted) in ONLY_WITH.items():
-            is_chosen = getattr(self, name) != type(self).model_fields[name].default
-            if is_chosen and getattr(self, other) != wanted:
+            if self._is_chosen(name) and getattr(self, other) != wanted:
                 raise ValueError(f"{name} is of {other}={wanted}: say that, too, or leave it out")
+        for name in OF_REMOTE:
+            if self._is_chosen(name) and self.remote is None:
+                raise ValueError(f"{name} is of remote=URL: say that, too, or leave it out")
         return self
+
+    def _is_chosen(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
     @model_validator(mode="after")
     def _refetch_has_a_remote(self) -> Self:

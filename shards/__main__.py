@@ -83,13 +83,14 @@ def audit(run: Path, args: argparse.Namespace) -> int:
         where = ", ".join(f"epoch {s.epoch}, positions {s.start} to {s.stop - 1}" for s in spans)
         ahead = "" if args.step <= found.made else f"; to come, the log ends at step {found.made}"
         say(f"step {args.step} of {found.schedule.num_steps}: {where}{ahead}")
-        for row in found.rows(args.step):
-            say(f"  {found.ids[row]}{MASKED if row in found.masked else ''}")
+        masked = found.masked.get(args.step, ())
+        for clip_id in found.clips(args.step):
+            say(f"  {clip_id}{' (weighed nothing: its block was damaged)' * (clip_id in masked)}")
         return 0
+    if ids := frozenset().union(*found.masked.values()):
+        clips, steps = counted(len(ids), "clip"), counted(len(found.masked), "step")
+        say(f"{clips} weighed nothing in {steps}: their blocks were damaged (data.on_damage=mask)")
     return max(_audit_epoch(found, epoch) for epoch in range(found.schedule.num_epochs))
-
-
-MASKED = " (weighs nothing: its block is damaged)"
 
 
 def _audit_epoch(found: Audit, epoch: int) -> int:
@@ -102,7 +103,6 @@ def _audit_epoch(found: Audit, epoch: int) -> int:
     say(
         f"epoch {epoch}{'' if state == 'done' else f' ({state})'}: {', '.join(parts)}"
         f"{': each of them' if is_whole else ''}"
-        f"{f'; {len(found.masked)} of them{MASKED}' if found.masked else ''}"
     )
     return 0 if is_whole or not found.promises_all else 1
 

@@ -62,7 +62,7 @@ class Audit:
     ids: tuple[str, ...]  # of all clips of the set, by row
     stream: Stream[Any, Any]
     made: int  # steps, as far as metrics.jsonl tells; what comes after them is foretold
-    masked: Set[int]  # rows that weigh nothing in their steps, because their blocks are damaged
+    masked: Mapping[int, Set[str]]  # by step, ids of clips that weighed nothing: of damaged blocks
     promises_all: bool  # each clip once an epoch
 
     @property
@@ -77,13 +77,9 @@ class Audit:
         assert found is not None
         return found[0]
 
-    def rows(self, step: int) -> list[int]:
-        """The clips of a step, in the order of the stream."""
-        return [*map(int, self.stream.examples(self.spans(step)))]
-
     def clips(self, step: int) -> list[str]:
-        """Their ids."""
-        return [self.ids[row] for row in self.rows(step)]
+        """The ids of the clips of a step, in the order of the stream."""
+        return [self.ids[row] for row in self.stream.examples(self.spans(step))]
 
     def state(self, epoch: int) -> str:
         """Whether the training has been through an epoch."""
@@ -116,8 +112,7 @@ def open_audit(layout: Layout, model: str | None) -> Audit:
             f"{directory}: was trained with data.reader={config.reader}, which keeps no order: "
             "what a step saw cannot be told; trainings with data.reader=stream can be audited"
         )
-    where = where_shards_are(layout).model_copy(update={"on_damage": config.on_damage})
-    source = open_tokens(layout, spec.tokens, where)
+    source = open_tokens(layout, spec.tokens, where_shards_are(layout))
     choice = choose(layout, config, SplitConfig.model_validate(spec.split), spec.fold)
     rows = choice.rows("train")
     stream = Stream[Any, Any](
@@ -133,15 +128,10 @@ def open_audit(layout: Layout, model: str | None) -> Audit:
             f"{directory}: was trained on other clips than the run holds now{listed}"
         )
     promises_all = config.order != "weighted" and config.tail != "drop"
-    masked = set[int]()
-    if config.on_damage == "mask":
-        masked = set(rows[~source.is_whole(rows)].tolist())
-    return Audit(choice.ids, stream, _last_step(directory / JOURNAL_NAME), masked, promises_all)
-
-
-def _last_step(journal: Path) -> int:
-    """The last step that a training wrote down; 0 where there is none yet."""
-    return max((line["step"] for line in read_lines(journal)), default=0)
+    journal = read_lines(directory / JOURNAL_NAME)
+    masked = {line["step"]: frozenset(line["masked"]) for line in journal if "masked" in line}
+    made = max((line["step"] for line in journal), default=0)
+    return Audit(choice.ids, stream, made, masked, promises_all)
 
 
 def _only_model(layout: Layout) -> Path:

@@ -83,6 +83,8 @@ def _refuse(error: Exception) -> bool:
     what, *_, where = [*error.args, ""] if len(error.args) == 1 else error.args
     if isinstance(error, OSError):
         raise InputError(f"{where}: cannot be read: {error.strerror or what}") from None
+    if "empty file" in str(what):  # also what comes from a web address that is none
+        raise InputError(f"{where}: nothing came from there: is the address right?") from None
     raise IntegrityError(f"{where}: is damaged or no tar: {what}; {REPAIR}") from None
 
 

@@ -5,7 +5,7 @@ Legend: B clips in a batch, T tokens of the longest, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
@@ -92,6 +92,15 @@ def _collated(
     )
 
 
+def say_masked(num_clips: int, split: str) -> None:
+    """One line, if clips were damaged and masked."""
+    if num_clips:
+        say(
+            f"warning: {counted(num_clips, 'clip')} of split {split} weighed nothing: their blocks "
+            f"are damaged (data.on_damage=mask); {REPAIR}"
+        )
+
+
 @dataclass(frozen=True)
 class TokenData:
     """A sealed token set with its classes and the split of every clip."""
@@ -124,18 +133,12 @@ class TokenData:
 
     def whole(self, rows: Rows) -> Rows:
         """Those of some rows that could be read: all of them, unless damaged ones are masked."""
-        return rows[self.source.is_whole(rows)]
+        return rows[self.source.is_whole(rows)] if self.config.on_damage == "mask" else rows
 
-    def say_masked(self) -> None:
-        """One line, if anything was damaged and masked."""
-        if damaged := self.source.damaged:
-            blocks = counted(len(damaged), "damaged block")
-            shards = counted(len({damage.shard for damage in damaged}), "shard")
-            clips = counted(sum(damage.num_rows for damage in damaged), "clip")
-            say(
-                f"warning: {blocks} of {shards}: {clips} weighed nothing (data.on_damage=mask); "
-                f"{REPAIR}"
-            )
+    def masked(self, rows: Rows) -> list[str]:
+        """The ids of those that could not be read."""
+        whole = set(self.whole(rows).tolist())
+        return [self.ids[row] for row in rows.tolist() if row not in whole]
 
     @property
     def test_split(self) -> str:
@@ -161,7 +164,7 @@ class TokenData:
             num_threads=config.threads,
         )
 
-    def batches(self, rows: Rows, at_once: int) -> Iterator[Batch]:
+    def batches(self, rows: Rows, at_once: int) -> Generator[Batch, None, None]:
         """All of some rows in their order, `at_once` at a time."""
         if not len(rows):
             return

@@ -71,12 +71,13 @@ def _kept(job: Job) -> dict[str, Any]:
 
 
 def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
-    from train.data import open_data
+    from train.data import open_data, say_masked
     from train.metrics import evaluate
     from train.predict import model_logits
 
     data = open_data(job.layout, job.tokens, config.split, job.fold, config.data)
-    rows = data.whole(data.rows(data.test_split))
+    every = data.rows(data.test_split)
+    rows = data.whole(every)
     logits_NC, targets_NC = model_logits(config, job, data, rows), data.targets(rows)
     scores = {"model": stamp, "split": data.test_split, "clips": len(rows)}
     scores |= evaluate(logits_NC, targets_NC, data.task)
@@ -85,7 +86,7 @@ def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     text = json.dumps({**scores, "sha256": fingerprint(scores)}, indent=2) + "\n"
     if not data.source.damaged:  # or they would stand when it is mended
         write_whole(job.partial, job.directory / EVAL_NAME, text.encode())
-    data.say_masked()
+    say_masked(len(every) - len(rows), data.test_split)
     return scores
 
 

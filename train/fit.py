@@ -15,6 +15,7 @@ from shards.atomic import sweep, write_whole
 from shards.events import timed
 from shards.layout import Layout
 from shards.lock import hold
+from shards.stream.remote import files_of
 from train.jobs import Job, jobs, recipe
 from train.stop import Stop
 
@@ -24,10 +25,12 @@ OF_THE_PIPELINE = ("run", "source", "shards", "audio", "frames", "quarantine", "
 def run(config: Config) -> int:
     """Train what is not trained yet; a killed run goes on from its newest checkpoint.
 
-    Raises Preempted where a signal came, once what can be saved is saved.
+    Raises Preempted where a signal came, once what can be saved is saved, and InputError for a
+    `data.remote` of no known kind.
     """
     layout = Layout(config.run)
     stop = Stop()
+    files_of(layout.root, config.data)  # an address that nobody can read is not kept
     with timed(layout, "fit"):
         for job in jobs(config):
             if stop.asked:  # in the last step of the model before

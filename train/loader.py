@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
+import os
 import signal
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import active_children
@@ -22,6 +24,7 @@ from shards.stream.schedule import Place
 from shards.stream.stream import Cursor, Step
 from train.data import Batch, BatchStream
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
 END_LIMIT_S = 1.0  # for a process whose pipe has ended
 
 Loaded = Step[Batch] | AudiolexError | OSError
@@ -57,15 +60,21 @@ class LoaderProcesses:
         return self._stream.place(cursor)
 
     def steps(self, place: Place) -> Generator[Step[Batch], None, None]:
-        """All steps from a place on; to be closed, or its processes stay as long as this one.
+        """All steps from a place on, by processes that start at once; to be closed, or they stay as
+        long as this one.
 
         Raises whatever reading raises, and TrainingFailed where a worker was killed.
         """
         before = set(active_children())
-        with _own_signals():
+        with _own_sigchld():
             loaded = iter(self._loader(place))
         end = partial(_end, set(active_children()) - before)
         atexit.register(end)  # the interpreter waits for processes that it cannot stop by a signal
+        return self._steps(loaded, end)
+
+    def _steps(
+        self, loaded: Iterator[Loaded], end: partial[None]
+    ) -> Generator[Step[Batch], None, None]:
         failure = ""
         try:
             while not failure:
@@ -94,20 +103,22 @@ class LoaderProcesses:
             _Steps(self._stream, place),
             batch_size=None,
             num_workers=self._num_workers,
-            worker_init_fn=_ignore,
+            worker_init_fn=partial(_start, os.getpid()),
         )
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
+def _own_sigchld() -> Iterator[None]:
     """Torch would raise in the middle of whatever the training does when a worker ends; it looks
     for them when it waits for a step, too, which is soon enough. An earlier DataLoader of this
     process may have left torch's handler behind."""
     before = signal.getsignal(signal.SIGCHLD)
-    yield
-    if before is not None and current_thread() is main_thread():
-        of_torch = getattr(before, "__module__", "") == signal_handling.__name__
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL if of_torch else before)
+    try:
+        yield
+    finally:
+        if before is not None and current_thread() is main_thread():
+            of_torch = getattr(before, "__module__", "") == signal_handling.__name__
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if of_torch else before)
 
 
 def _killed(error: Exception, workers: Iterable[BaseProcess]) -> str:
@@ -129,7 +140,12 @@ def _end(workers: Iterable[BaseProcess]) -> None:
         worker.join()
 
 
-def _ignore(_: int) -> None:
-    """Signals are for the training, which ends its workers once it has saved."""
+def _start(training: int, _: int) -> None:
+    """Signals are for the training, which ends its workers once it has saved. Where it is killed
+    they end at once: they have its lock, which the next training needs."""
     for number in (signal.SIGINT, *STOP_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
+    with suppress(AttributeError, OSError):  # not on every system; torch looks, too, now and then
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != training:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -86,7 +86,7 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
     """Train to the end, from the newest checkpoint if there is one.
 
     Raises Preempted after a signal, with a checkpoint of the step in which it came, or after which
-    it came in a validation or a wait for data (one in the last step lets the training end);
+    it came in a validation or a wait for data (where nothing is left to do, the training ends);
     TrainingFailed where the loss stops being a number, with the last good checkpoint kept.
     """
     model.to(fit.device).train()
@@ -95,20 +95,21 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
     with (
         stop.deferring(),
         Progress(fit.title, fit.num_steps, "clips", first_step) as progress,
-        closing(fit.stream.steps(place)) as steps,  # also where an error keeps its frames alive
+        # Closed also where an error keeps its frames alive.
+        closing(stop.until_asked(fit.stream.steps(place))) as steps,
     ):
         done, after = first_step, None
-        for done, step in enumerate(stop.until_asked(steps), first_step + 1):
+        for done, step in enumerate(steps, first_step + 1):
             after = step.after
             log = _step(fit, model, optimizer, done - 1, step)
             _log(fit, done, after, log)
-            is_last = done == fit.num_steps
-            if is_last or done % fit.config.checkpoint_every_steps == 0:
+            _log_masked(fit, done, step)
+            if done == fit.num_steps or done % fit.config.checkpoint_every_steps == 0:
                 _save(fit, model, optimizer, done, after)
             if fit.ends_evaluated_epoch(done):
-                _validate(fit, model, done, Stop() if is_last else stop)
+                _validate(fit, model, done, stop)
             progress.advance(int(log["clips"]), f"loss {log['loss']:.4f}")
-        if done < fit.num_steps:
+        if stop.asked and (done < fit.num_steps or _wants_validation(fit, done)):
             if after is not None:  # else nothing is done that was not saved
                 _save(fit, model, optimizer, done, after)
             raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
@@ -198,7 +199,7 @@ def _resume(fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer) -> tup
     step, cursor = checkpoint.restore(newest, model, optimizer, fit.fingerprint)
     fit.journal.keep_until(step)
     say(f"{fit.title}: going on after step {step} of {fit.num_steps}")
-    if fit.ends_evaluated_epoch(step) and not _is_validated(fit, step):
+    if _wants_validation(fit, step):
         _validate(fit, model, step, Stop())
     return step, fit.stream.place(cursor)
 
@@ -216,14 +217,25 @@ def _log(fit: Fit, done: int, cursor: Cursor, log: dict[str, float]) -> None:
         fit.journal.append({"step": done, "epoch": epoch, **log})
 
 
+def _log_masked(fit: Fit, done: int, step: Step[Batch]) -> None:
+    """Which clips of a step weighed nothing because their blocks are damaged: nobody could tell
+    once those are mended."""
+    if fit.data.config.on_damage == "mask":
+        rows = np.concatenate(
+            [batch.rows_B[batch.weights_B.numpy() == 0] for batch in step.batches]
+        )
+        if ids := fit.data.masked(rows):
+            fit.journal.append({"step": done, "masked": ids})
+
+
 def _validate(fit: Fit, model: nn.Module, done: int, stop: Stop) -> None:
     """Log loss and mAP of the validation clips, where there are any. Gives up when it is asked to
     stop: a resumed training makes up for it."""
     rows = fit.data.whole(fit.data.rows("valid"))
     if not len(rows) or stop.asked:
         return
-    batches = batch_logits(model, fit.data, rows, fit.config.forward_size, fit.device)
-    parts = [*stop.until_asked(batches)]
+    with closing(stop.until_asked(fit.data.batches(rows, fit.config.forward_size))) as batches:
+        parts = [*batch_logits(model, batches, fit.device)]
     if stop.asked:
         return
     logits_NC, targets_NC = np.concatenate(parts), fit.data.targets(rows)
@@ -233,5 +245,9 @@ def _validate(fit: Fit, model: nn.Module, done: int, stop: Stop) -> None:
     fit.journal.append({"step": done, "valid_loss": loss, "valid_map": scores["map"]})
 
 
-def _is_validated(fit: Fit, step: int) -> bool:
-    return any(record["step"] == step and "valid_loss" in record for record in fit.journal.read())
+def _wants_validation(fit: Fit, step: int) -> bool:
+    """Whether that of a step that is done is missing."""
+    if not (fit.ends_evaluated_epoch(step) and len(fit.data.rows("valid"))):
+        return False
+    records = fit.journal.read()
+    return not any(record["step"] == step and "valid_loss" in record for record in records)

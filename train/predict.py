@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from torch import nn
 from configs.schema import BagModel, Config
 from shards.seal import check_bytes
 from train.bag import bag_logits
-from train.data import Rows, TokenData
+from train.data import Batch, Rows, TokenData
 from train.device import choose_device
 from train.jobs import WEIGHTS_NAME, Job
 from train.models import build
@@ -43,16 +43,16 @@ def logits_of(
 ) -> LogitsNC:
     """Logits [N, C] in fp32 of some rows, in row order, `at_once` clips at a time; leaves the
     model in the mode that it was in."""
-    parts = [*batch_logits(model, data, rows, at_once, device)]
+    parts = [*batch_logits(model, data.batches(rows, at_once), device)]
     return np.concatenate(parts) if parts else np.empty((0, len(data.classes)), np.float32)
 
 
 def batch_logits(
-    model: nn.Module, data: TokenData, rows: Rows, at_once: int, device: torch.device
+    model: nn.Module, batches: Iterable[Batch], device: torch.device
 ) -> Iterator[LogitsNC]:
     """The same batch by batch: [B, C] each."""
     was_training = model.training
-    for part in data.batches(rows, at_once):
+    for part in batches:
         batch = part.to(device)
         model.eval()
         with torch.no_grad():

@@ -36,7 +36,7 @@ class Steps(Protocol):
 def open_steps(data: TokenData, rows: Rows, train: TrainConfig) -> Steps:
     """The steps of a training on some rows, by the reader that the config names. Raises InputError
     under torchrun: a training is one process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise InputError("fit trains in one process: start it by `python -m train fit`")
     return READERS[data.config.reader](data, rows, train)
 

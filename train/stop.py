@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from typing import TypeVar
 
+from configs.cli import STOP_SIGNALS
+from shards.stream.threads import Threads
+
 Item = TypeVar("Item")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-
-class _Interrupted(BaseException):
-    """Raised by a signal in the midst of a wait, whatever is waited for."""
+SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
+LOOK_EVERY_S = 0.2
 
 
 class Stop:
@@ -21,7 +22,6 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        self._is_waiting = False
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
@@ -33,24 +33,25 @@ class Stop:
             for number, handler in zip(SIGNALS, before, strict=True):
                 signal.signal(number, handler)
 
-    def until_asked(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Items until a signal comes; nobody waits for the one that is in the making then: a store
-        may hang for minutes."""
-        while not self.asked:
-            try:
-                self._is_waiting = True
-                try:
-                    item = next(items, None)
-                finally:
-                    self._is_waiting = False
-            except _Interrupted:
-                return
-            if item is None:
-                return
-            yield item
+    def until_asked(self, items: Generator[Item, None, None]) -> Generator[Item, None, None]:
+        """Items until a signal comes; then `items` is closed, unless it hangs.
+
+        Each is made in a thread, so that nobody waits for one that is in the making when a signal
+        comes: a store may hang for minutes. (To raise from the handler instead would interrupt
+        whatever runs just then, a fork or a lock.)
+        """
+        maker = Threads(1)
+        try:
+            while not self.asked:
+                future = maker.submit(lambda: next(items, None))
+                while not wait([future], LOOK_EVERY_S).done and not self.asked:
+                    pass
+                if not future.done() or (item := future.result()) is None:
+                    return
+                yield item
+        finally:
+            if maker.end():
+                items.close()
 
     def _note(self, *_: object) -> None:
         self.asked = True
-        if self._is_waiting:
-            self._is_waiting = False
-            raise _Interrupted

@@ -12,12 +12,13 @@ from configs.console import say
 from configs.data import WHICH
 from configs.schema import BagModel, Config
 from shards.atomic import Attempt, write_whole
-from shards.audit import SPEC_NAME, Spec
+from shards.audit import JOURNAL_NAME, SPEC_NAME, Spec
 from shards.commit import CommitRecord, Written, ids_sha256
 from train.checkpoint import write_tensors
-from train.data import TokenData, open_data
+from train.data import TokenData, open_data, say_masked
 from train.device import choose_device
 from train.jobs import CARD_NAME, STAGE, WEIGHTS_NAME, Job
+from train.journal import Journal
 from train.loop import Fit, prepare, train
 from train.models import build
 from train.sequential import NOTICE
@@ -38,7 +39,7 @@ def train_and_commit(config: Config, job: Job, fingerprint: str, stop: Stop) -> 
             write_tensors(_train(config, job, data, fingerprint, stop), weights)
         attempt.path(CARD_NAME).write_text(json.dumps(card(job, data), indent=2) + "\n")
         _commit(job, data, attempt, fingerprint)
-    data.say_masked()
+    say_masked(_num_masked(job, data), "train")
 
 
 def card(job: Job, data: TokenData) -> dict[str, Any]:
@@ -85,11 +86,17 @@ def _spec(config: Config, job: Job, fit: Fit) -> Spec:
         seed=fit.config.seed,
         batch_size=fit.config.batch_size,
         num_epochs=fit.config.epochs,
-        data=config.data.model_dump(
-            mode="json", include={*config.data.deciding, *WHICH, "on_damage"}
-        ),
+        data=config.data.model_dump(mode="json", include=config.data.deciding | WHICH),
         fingerprint=fit.stream.fingerprint,
     )
+
+
+def _num_masked(job: Job, data: TokenData) -> int:
+    """Training clips that weighed nothing, in some step or in all of it."""
+    if isinstance(job.model, BagModel):
+        return len(data.masked(data.rows("train")))
+    records = Journal(job.directory / JOURNAL_NAME, job.partial).read()
+    return len({clip_id for record in records for clip_id in record.get("masked", ())})
 
 
 def _commit(job: Job, data: TokenData, attempt: Attempt, fingerprint: str) -> None:
@@ -97,8 +104,7 @@ def _commit(job: Job, data: TokenData, attempt: Attempt, fingerprint: str) -> No
         Written.of(attempt, name).publish(job.layout.root, job.directory / name)
         for name in (WEIGHTS_NAME, CARD_NAME)
     )
-    rows = data.rows("train")
-    num_masked = len(rows) - len(data.whole(rows))
+    rows, num_masked = data.rows("train"), _num_masked(job, data)
     job.log.commit(
         CommitRecord(
             stage=STAGE,
@@ -108,8 +114,5 @@ def _commit(job: Job, data: TokenData, attempt: Attempt, fingerprint: str) -> No
             counts={"clips": len(rows)} | ({"masked": num_masked} if num_masked else {}),
             ids_sha256=ids_sha256(data.ids[row] for row in rows),
             files=files,
-            detail={"masked": [str(damage) for damage in data.source.damaged]}
-            if num_masked
-            else {},
         )
     )

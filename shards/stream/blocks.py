@@ -79,10 +79,7 @@ class Blocks:
 
     def keys(self, block: int) -> Keys:
         """The keys of an open block that is whole, as they lie in the tar."""
-        mapped = self._maps[int(self._index.shard[block])]
-        if block not in mapped.views:
-            mapped.views[block] = self._array(block, "keys", mapped)
-        return mapped.views[block]
+        return self._array(block, "keys", self._maps[int(self._index.shard[block])])
 
     def _open(self, block: int) -> None:
         """Arrays of the shard live no longer than this call: while one is held, so is the map."""
@@ -109,7 +106,11 @@ class Blocks:
         mapped, again = self._maps[shard], ""
         damage = self._damage(block, mapped)
         if damage is not None and self._on_damage == "refetch":
-            mapped, again = self._maps.replace(shard, mapped), ", also in a fresh copy"
+            bad = mapped.status
+            del mapped  # the room that it takes may be all that there is
+            self._maps.replace(shard, bad)
+            self._is_open[self._index.shard == shard] = False  # they were checked in another copy
+            mapped, again = self._maps[shard], ", also in a fresh copy"
             damage = self._damage(block, mapped)
         if damage is None:
             return {name: self._array(block, name, mapped) for name in COLUMNS}

@@ -1,8 +1,9 @@
 """Copies of remote files on this machine's disk, within a bound that several processes share.
 
-A file is named by its sha256, and `<sha256>.partial` while it is fetched. All that processes know
-of each other are flocks, which the kernel releases however their holder ends: a shared one on a
-file that is in use, an exclusive one on a partial, and one on `lock` while names come and go.
+A file is named `<sha256>.shard`, and `<sha256>.shard.partial` while it is fetched. All that
+processes know of each other are flocks, which the kernel releases however their holder ends: a
+shared one on a file that is in use, an exclusive one on a partial, and one on `lock` while names
+come and go.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from shards.atomic import sync_directory
 from shards.commit import FileRecord
 
 PARTIAL, DAMAGED = ".partial", ".damaged"
-_OURS = re.compile(r"[0-9a-f]{64}(\.partial|\.damaged)?")
+_OURS = re.compile(r"[0-9a-f]{64}\.shard(\.partial|\.damaged)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -87,8 +88,7 @@ class Partial:
 class Cache:
     """Files of at most `max_bytes` in a directory; those used least recently go first.
 
-    Only files that bear a sha256 as their name are ever removed, and none that a process has
-    mapped.
+    Only files with names as ours are ever removed, and none that a process has mapped.
     """
 
     directory: Path
@@ -158,7 +158,7 @@ class Cache:
             return 0
 
     def _path(self, record: FileRecord, suffix: str = "") -> Path:
-        return self.directory / f"{record.sha256}{suffix}"
+        return self.directory / f"{record.sha256}.shard{suffix}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
@@ -75,7 +76,8 @@ def choose(layout: Layout, config: DataConfig, split: SplitConfig, fold: int | N
     missing = [name for name in ("train", held_out) if not len(choice.rows(name))]
     if missing and (config.classes or config.ids):
         raise InputError(
-            f"data.classes, data.ids: what they choose has no clip of split {' or '.join(missing)}"
+            f"{_named(config)}: no clip of split {' or '.join(missing)} is chosen: choose some of "
+            "every split, those to test on, too"
         )
     if missing:
         raise InputError(
@@ -83,6 +85,10 @@ def choose(layout: Layout, config: DataConfig, split: SplitConfig, fold: int | N
             "clips (those of one group, as the windows of a file, stay together)"
         )
     return choice
+
+
+def _named(config: DataConfig) -> str:
+    return " and ".join(f"data.{name}" for name in ("classes", "ids") if getattr(config, name))
 
 
 def order_of(
@@ -115,7 +121,10 @@ def _chosen_classes(config: DataConfig, classes: Sequence[ClassName]) -> list[in
     known = {word: number for number, name in enumerate(classes) for word in vars(name).values()}
     unknown = [word for word in config.classes if word not in known]
     if unknown:
-        raise InputError(f"data.classes: the data set has no class {', '.join(unknown)}")
+        known_names = [name.name for name in classes]
+        near = {hint for word in unknown for hint in get_close_matches(word, known_names, n=1)}
+        hint = f" (did you mean {' or '.join(sorted(near))}?)" if near else ""
+        raise InputError(f"data.classes: the data set has no class {', '.join(unknown)}{hint}")
     return sorted({known[word] for word in config.classes})
 
 
@@ -149,7 +158,7 @@ def _known(path: Path, known: Sequence[str]) -> set[str]:
     unknown = sorted(listed - set(known))
     if unknown:
         raise InputError(
-            f"data.ids: {path}: {len(unknown)} of its ids are not among the clips of the run, as "
-            f"{', '.join(unknown[:SHOWN])}"
+            f"data.ids: {path}: {len(unknown)} of its lines are no ids of clips of the run, as "
+            f"{', '.join(map(repr, unknown[:SHOWN]))}; it has to hold one id a line"
         )
     return listed

@@ -9,8 +9,8 @@ import resource
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 from weakref import WeakValueDictionary
@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from configs.errors import CacheFull
+from configs.errors import CacheFull, IntegrityError
 from shards.commit import REPAIR, FileRecord
 from shards.seal import check_size
 
@@ -55,6 +55,11 @@ class LocalFiles:
         self._root = root
 
     def open(self, file: FileRecord) -> IO[bytes]:
+        if not (self._root / file.path).exists():
+            raise IntegrityError(
+                f"{self._root / file.path} is not there: where it lies elsewhere, data.remote=URL "
+                f"says where; else {REPAIR}"
+            )
         check_size(self._root, file)
         return (self._root / file.path).open("rb")
 
@@ -67,7 +72,7 @@ class LocalFiles:
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """A shard in memory, with the arrays that were derived from it.
+    """A shard in memory.
 
     It may be forgotten at any time: an array keeps the map that it looks into, the map its
     descriptor, and the descriptor the lock by which a cached file is not evicted.
@@ -75,7 +80,6 @@ class Mapped:
 
     data: Bytes
     status: os.stat_result
-    views: dict[Hashable, npt.NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, file: IO[bytes]) -> Self:
@@ -116,14 +120,14 @@ class Maps:
     def cure(self) -> str:
         return self.files.cure
 
-    def replace(self, shard: int, bad: Mapped) -> Mapped:
-        """The shard from another copy than the damaged one, if there is any."""
+    def replace(self, shard: int, bad: os.stat_result) -> None:
+        """Map the shard from another copy than the damaged one, if there is any, from now on."""
         with self._lock:
             for maps in (self._in_use, self._kept):
-                if maps.get(shard) is bad:
+                if (mapped := maps.get(shard)) and os.path.samestat(mapped.status, bad):
                     del maps[shard]
-        self.files.replace(self._records[shard], bad.status)
-        return self[shard]
+                del mapped
+        self.files.replace(self._records[shard], bad)
 
     def _map(self, shard: int) -> Mapped:
         deadline_s = time.monotonic() + ROOM_LIMIT_S

@@ -156,7 +156,8 @@ class WeightedOrder:
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
             raise ValueError("weights are finite, none is negative, and one is above 0")
         # In whole numbers: processors differ in the last bit of a power.
-        shares = np.round(weights / weights.max() * WEIGHT_STEPS).astype(np.int64)
+        shares = np.ceil(weights / weights.max() * WEIGHT_STEPS - 0.5).astype(np.int64)
+        shares[(weights > 0) & (shares == 0)] = 1  # none is left out for good
         self._ends = np.cumsum(shares)
         self.seed = seed
         self.num_positions = len(weights)

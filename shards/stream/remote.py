@@ -121,12 +121,13 @@ class RemoteFiles:
                 cause = error.cause
             if isinstance(cause, FileNotFoundError):
                 raise InputError(
-                    f"data.remote: {self._shown(file)} is not there: copy {file.path} of the run "
-                    "to it"
+                    f"data.remote: {self._shown(file)} is not there: is the address that of a copy "
+                    f"of the run? It has to hold {file.path}"
                 )
         raise StoreFailed(
-            f"{file.path}: {self._shown(file)} could not be read in {self._patience.attempts} "
-            f"attempts; the last one: {_words(cause)}. Run again once the store answers"
+            f"{file.path}: data.remote: {self._shown(file)} could not be read in "
+            f"{self._patience.attempts} attempts; the last one: {_words(cause)}. Run again once "
+            "the store answers, or with another address"
         )
 
     def _attempt(self, file: FileRecord, partial: Partial) -> str:
@@ -170,6 +171,8 @@ def where_shards_are(layout: Layout) -> DataConfig:
     if not layout.config.exists():
         return DataConfig()
     data = load_config(layout.root).data
+    if data.remote is None:
+        return DataConfig()
     return DataConfig(remote=data.remote, cache=data.cache, cache_gib=data.cache_gib)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -42,12 +43,14 @@ class Threads:
         self._calls.put(make)
         return future
 
-    def end(self) -> None:
-        """Let the threads end, and wait for a moment until they have."""
+    def end(self) -> bool:
+        """Let the threads end, and wait for a moment; returns whether all of them have."""
         for _ in self._threads:
             self._calls.put(None)
+        deadline_s = time.monotonic() + PATIENCE_S
         for thread in self._threads:
-            thread.join(PATIENCE_S)
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

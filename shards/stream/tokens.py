@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
 
 from configs.data import DataConfig
 from configs.errors import IntegrityError
@@ -203,32 +202,35 @@ class TokenSource:
         num_codebooks = self.index.num_codebooks
         gathered = np.empty((len(rows), width * num_codebooks), dtype=np.uint16)
         for shard, here in runs(self.index.shard[blocks]) if width else ():
-            starts = self._blocks.starts[rows[here]]
-            gathered[here] = self._window(shard, width * num_codebooks)[starts]
+            # No array of a shard is kept while the next one is mapped: there may be room for one.
+            _copy_windows(self._values(shard), self._blocks.starts[rows[here]], gathered[here])
         return gathered.reshape(len(rows), width, num_codebooks)
 
-    def _window(self, shard: int, width: int) -> Tokens:
-        """Every stretch of `width` values that a tar holds, as a view: [values, width]."""
-        mapped = self._maps[shard]
-        name = "window", width
-        if name not in mapped.views:
-            values = mapped.data.view("<u2")
-            if self._last_value(shard) + width > len(values):  # the end of a tar is seldom so near
-                values = np.concatenate([values, np.zeros(width, dtype=np.uint16)])
-            mapped.views[name] = sliding_window_view(values, width)
-        return mapped.views[name]
-
-    def _last_value(self, shard: int) -> int:
-        """Where the tokens of a shard's last block end."""
-        last = int(np.flatnonzero(self.index.shard == shard)[-1])
-        tokens = self.index.columns["tokens"]
-        return int(tokens.offset[last] + tokens.bytes[last]) // 2
+    def _values(self, shard: int) -> Tokens:
+        """All bytes of a tar as numbers, some of which are tokens."""
+        return self._maps[shard].data.view("<u2")
 
     def _opened(self, rows: Indices) -> Indices:
         """The block of each row, all of them checked."""
         blocks = np.searchsorted(self.index.first_row, rows, side="right") - 1
         self._blocks.open(blocks)
         return blocks
+
+
+def _copy_windows(values: Tokens, starts: Indices, windows_NW: Tokens) -> None:
+    """Fill each window with the values from its start on, as far as there are any."""
+    width = windows_NW.shape[1]
+    num_whole = max(0, len(values) - width + 1)
+    whole_VW = np.ndarray((num_whole, width), np.uint16, values, strides=values.strides * 2)
+    is_whole_N = starts < num_whole
+    if is_whole_N.all():
+        np.take(whole_VW, starts, axis=0, out=windows_NW, mode="clip")
+        return
+    windows_NW[is_whole_N] = whole_VW[starts[is_whole_N]]
+    for row in np.flatnonzero(~is_whole_N).tolist():  # at the end of a file
+        rest = values[starts[row] :]
+        windows_NW[row, : len(rest)] = rest
+        windows_NW[row, len(rest) :] = 0
 
 
 def open_tokens(layout: Layout, name: str, config: DataConfig | None = None) -> TokenSource:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from shards.seal import open_seal
 from shards.stream.schedule import Place
 from shards.tokens import STAGE, read_token_index
 from tests.commands import ROOT
+from tests.processes import family, is_at_work, wait_until
 from tests.store_server import Store, serving
 from tests.test_train.conftest import CopyRun
 from train import evaluate, fit
@@ -60,7 +61,7 @@ def reading(config: Config, **data: object) -> Config:
 def test_a_run_without_its_shards_trains_from_a_copy(
     far: Config, finished: Config, store: Store, tmp_path: Path
 ) -> None:
-    with pytest.raises(IntegrityError, match="is missing"):
+    with pytest.raises(IntegrityError, match=r"is not there: .* data\.remote=URL"):
         fit.run(far)
     size_gib = sum(size for _, size in shards_of(far.run)) / 2**30
     config = reading(far, remote=store.address, cache_gib=size_gib / 2)
@@ -87,6 +88,19 @@ def test_opening_fetches_nothing_and_a_window_only_its_own(far: Config, store: S
     steps.close()
 
 
+@contextmanager
+def fitting(config: Config, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """`train fit` of the linear model, as a process that is gone in the end."""
+    command = [sys.executable, "-m", "train", "fit", str(config.run), "model=linear", *words]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize(
     ("how", "number"),
     [
@@ -100,21 +114,35 @@ def test_a_signal_does_not_wait_for_a_store_that_hangs(
     how: str, number: signal.Signals, far: Config, store: Store
 ) -> None:
     store.always = "stall"
-    words = [str(far.run), "model=linear", f"data.remote={store.address}", how]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train", "fit", *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with fitting(far, f"data.remote={store.address}", how) as process:
         assert store.half_sent.wait(60)
-        asked_s = time.monotonic()
-        os.kill(process.pid, number)
-        out, err = process.communicate(timeout=30)
-        assert time.monotonic() - asked_s < 10
-    finally:
-        process.kill()
+        assert_stops(process, number)
+
+
+def assert_stops(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    asked_s = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - asked_s < 10
     assert process.returncode == 75, out + err
     assert "Traceback" not in err
+
+
+def test_a_signal_while_loader_workers_start(far: Config, store: Store) -> None:
+    with fitting(far, f"data.remote={store.address}", "data.workers=4") as process:
+        wait_until(lambda: len(family(process.pid)) > 1, "a first worker")
+        assert_stops(process, signal.SIGTERM)
+
+
+def test_a_killed_training_leaves_nothing_that_holds_its_lock(far: Config, store: Store) -> None:
+    """Its loader workers have the lock, too."""
+    store.always = "stall"
+    with fitting(far, f"data.remote={store.address}", "data.workers=2") as process:
+        assert store.half_sent.wait(60)
+        workers = family(process.pid)
+        assert len(workers) > 2
+        process.kill()
+        wait_until(lambda: not any(map(is_at_work, workers)), "the end of its workers", 2)
+    store.always = ""
+    store.closed.set()
+    assert fit.run(reading(far, remote=store.address)) == 0

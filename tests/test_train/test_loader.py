@@ -252,10 +252,12 @@ def test_what_is_not_there_is_refused(finished: Config, tmp_path: Path) -> None:
         opened(finished, ids=tmp_path / "none.txt")
     trained = opened(finished).rows("train")[:3]
     (tmp_path / "few.txt").write_text("\n".join(opened(finished).ids[row] for row in trained))
-    with pytest.raises(InputError, match=r"data\.ids: what they choose has no clip of split test"):
+    with pytest.raises(InputError, match=r"data\.ids: no clip of split test is chosen"):
         opened(finished, ids=tmp_path / "few.txt")
     (tmp_path / "ids.txt").write_text("nobody\n")
-    with pytest.raises(InputError, match="1 of its ids are not among the clips of the run.*nobody"):
+    with pytest.raises(
+        InputError, match=r"1 of its lines are no ids .*nobody.*one id a line"
+    ):
         opened(finished, ids=tmp_path / "ids.txt")
 
 

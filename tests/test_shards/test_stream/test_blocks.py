@@ -44,7 +44,7 @@ def local(far: FarSet) -> FarSet:
 
 
 def cached(far: FarSet) -> Path:
-    return far.cache / far.index.files[SHARD].sha256
+    return far.cache / f"{far.index.files[SHARD].sha256}.shard"
 
 
 @EACH
@@ -102,7 +102,7 @@ def test_what_is_set_aside_goes_first(far: FarSet, store: Store) -> None:
     flip(far, cached(far), "tokens")
     assert_holds(far.open(store.address, bound, on_damage="refetch"), far.clips)
     assert far.cached_bytes() <= bound * far.shard_bytes
-    assert all(len(name) == 64 for name in far.cached())
+    assert all(name.endswith(".shard") for name in far.cached())
 
 
 def test_a_set_whose_copy_is_damaged_too_is_refused(local: FarSet, store: Store) -> None:
@@ -227,7 +227,10 @@ def test_damage_is_said_once_a_shard_and_counted(
 
 def test_a_missing_shard_is_not_masked(local: FarSet) -> None:
     (local.layout.root / local.names[SHARD]).unlink()
-    with pytest.raises(IntegrityError, match="is missing"):
+    with pytest.raises(
+        IntegrityError,
+        match=r"is not there: .* data\.remote=URL says where",
+    ):
         open_tokens(local.layout, "default", MASK).read(np.arange(local.index.num_rows))
 
 

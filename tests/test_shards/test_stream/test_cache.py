@@ -44,11 +44,11 @@ def test_what_was_used_least_recently_goes_first(far: FarSet, store: Store) -> N
     hashes = [file.sha256 for file in far.index.files]
     for age_s, shard in enumerate((2, 0, 1)):
         source.read(rows_of(shard))
-        os.utime(far.cache / hashes[shard], (1e9 + age_s, 1e9 + age_s))
+        os.utime(far.cache / f"{hashes[shard]}.shard", (1e9 + age_s, 1e9 + age_s))
     other = far.open(store.address, num_shards=3)
     other.read(rows_of(2))  # touches it
     other.read(rows_of(3))
-    assert set(far.cached()) == {hashes[shard] for shard in (2, 1, 3)}
+    assert set(far.cached()) == {f"{hashes[shard]}.shard" for shard in (2, 1, 3)}
 
 
 @pytest.mark.parametrize("num_shards", [1, 1.5, 3])
@@ -84,7 +84,7 @@ def test_maps_are_dropped_where_others_take_their_room(far: FarSet, store: Store
     source = far.open(store.address, NUM_SHARDS)
     with ExitStack() as stack:
         for number in range(2):
-            path = far.cache / f"{number:064x}"
+            path = far.cache / f"{number:064x}.shard"
             path.write_bytes(bytes(far.shard_bytes))
             fcntl.flock(stack.enter_context(path.open()), fcntl.LOCK_SH)
         assert_holds(source, far.clips)
@@ -152,7 +152,8 @@ def test_an_array_outlives_its_file(far: FarSet, store: Store) -> None:
 
 def test_files_of_others_are_left_alone(far: FarSet, store: Store) -> None:
     far.cache.mkdir()
-    others = [far.cache / name for name in ("notes.txt", "tokens-000000-abc.tar", "f" * 63)]
+    names = ("notes.txt", "tokens-000000-abc.tar", "f" * 64, "f" * 63 + ".shard")
+    others = [far.cache / name for name in names]
     for path in others:
         path.write_bytes(bytes(10 * far.shard_bytes))
     source = far.open(store.address, num_shards=1)
