@@ -73,15 +73,16 @@ class Ours(Side):
 
         from shards.layout import Layout
         from shards.stream.order import GlobalOrder
+        from shards.stream.sampler import Cursor
         from shards.stream.schedule import Schedule
-        from shards.stream.stream import Cursor, Stream
+        from shards.stream.stream import Stream
         from shards.stream.tokens import open_tokens, token_batch
 
         source = open_tokens(Layout(self.directory), "default")
         order, schedule = GlobalOrder(source.num_rows, SEED), Schedule(source.num_rows, BATCH, 1)
         collate_tokens = partial(token_batch, pad_id=0)
         stream = Stream(source, order, schedule, collate_tokens, num_threads=0)
-        start = stream.place(Cursor.from_json(state)) if state else None
+        start = stream.sampler.place(Cursor.from_json(state)) if state else None
         for step in stream.steps(start):
             self._after = step.after
             (batch,) = step.batches

@@ -21,8 +21,8 @@ from shards.events import read_lines
 from shards.layout import Layout
 from shards.stream.choice import choose, order_of
 from shards.stream.remote import where_shards_are
+from shards.stream.sampler import Sampler
 from shards.stream.schedule import Place, Schedule, Span
-from shards.stream.stream import Stream
 from shards.stream.tokens import open_tokens
 
 SPEC_NAME, JOURNAL_NAME = "stream.json", "metrics.jsonl"
@@ -60,14 +60,14 @@ class Audit:
     """A training's steps, to be asked about. Steps count from 1, as in metrics.jsonl."""
 
     ids: tuple[str, ...]  # of all clips of the set, by row
-    stream: Stream[Any, Any]
+    sampler: Sampler
     made: int  # steps, as far as metrics.jsonl tells; what comes after them is foretold
     masked: Mapping[int, Set[str]]  # by step, ids of clips that weighed nothing: of damaged blocks
     promises_all: bool  # each clip once an epoch
 
     @property
     def schedule(self) -> Schedule:
-        return self.stream.schedule
+        return self.sampler.schedule
 
     def spans(self, step: int) -> tuple[Span, ...]:
         """Raises InputError for a step that the training does not have."""
@@ -79,7 +79,7 @@ class Audit:
 
     def clips(self, step: int) -> list[str]:
         """The ids of the clips of a step, in the order of the stream."""
-        return [self.ids[row] for row in self.stream.examples(self.spans(step))]
+        return [self.ids[row] for row in self.sampler.examples(self.spans(step))[0]]
 
     def state(self, epoch: int) -> str:
         """Whether the training has been through an epoch."""
@@ -95,8 +95,8 @@ class Audit:
             spans += [span for span in found if span.epoch == epoch]
             if after.epoch > epoch:
                 break
-        seen = np.bincount(self.stream.examples(spans), minlength=len(self.ids))
-        times, clips = np.unique(seen[self.stream.rows], return_counts=True)
+        seen = np.bincount(self.sampler.examples(spans)[0], minlength=len(self.ids))
+        times, clips = np.unique(seen[self.sampler.rows], return_counts=True)
         return dict(zip(times.tolist(), clips.tolist(), strict=True))
 
 
@@ -115,14 +115,10 @@ def open_audit(layout: Layout, model: str | None) -> Audit:
     source = open_tokens(layout, spec.tokens, where_shards_are(layout))
     choice = choose(layout, config, SplitConfig.model_validate(spec.split), spec.fold)
     rows = choice.rows("train")
-    stream = Stream[Any, Any](
-        source,
-        order_of(config, source, rows, spec.seed, choice.learnt),
-        Schedule(len(rows), spec.batch_size, spec.num_epochs, config.tail),
-        lambda *_: None,
-        rows=rows,
-    )
-    if stream.fingerprint != spec.fingerprint:
+    order = order_of(config, source, rows, spec.seed, choice.learnt)
+    schedule = Schedule(len(rows), spec.batch_size, spec.num_epochs, config.tail)
+    sampler = Sampler(source.fingerprint, rows, order, schedule)
+    if sampler.fingerprint != spec.fingerprint:
         listed = f", or {config.ids} lists others" if config.ids else ""
         raise IntegrityError(
             f"{directory}: was trained on other clips than the run holds now{listed}"
@@ -131,7 +127,7 @@ def open_audit(layout: Layout, model: str | None) -> Audit:
     journal = read_lines(directory / JOURNAL_NAME)
     masked = {line["step"]: frozenset(line["masked"]) for line in journal if "masked" in line}
     made = max((line["step"] for line in journal), default=0)
-    return Audit(choice.ids, stream, made, masked, promises_all)
+    return Audit(choice.ids, sampler, made, masked, promises_all)
 
 
 def _only_model(layout: Layout) -> Path:

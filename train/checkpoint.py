@@ -22,7 +22,7 @@ from configs.console import say
 from configs.errors import IntegrityError
 from shards.atomic import Attempt, sha256_file
 from shards.commit import canonical_json, fingerprint
-from shards.stream.stream import Cursor
+from shards.stream.sampler import Cursor
 
 _STEP_NAME = re.compile(r"step-(\d{6,})")
 

@@ -21,7 +21,7 @@ from torch.utils.data._utils import signal_handling
 from configs.cli import STOP_SIGNALS
 from configs.errors import AudiolexError, TrainingFailed
 from shards.stream.schedule import Place
-from shards.stream.stream import Cursor, Step
+from shards.stream.stream import Step
 from train.data import Batch, BatchStream
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -53,11 +53,7 @@ class LoaderProcesses:
 
     def __init__(self, stream: BatchStream, num_workers: int) -> None:
         self._stream, self._num_workers = stream, num_workers
-        self.schedule, self.fingerprint = stream.schedule, stream.fingerprint
-
-    def place(self, cursor: Cursor) -> Place:
-        """Where to go on; raises RecipeMismatch for a cursor of another stream."""
-        return self._stream.place(cursor)
+        self.sampler = stream.sampler
 
     def steps(self, place: Place) -> Generator[Step[Batch], None, None]:
         """All steps from a place on, by processes that start at once; to be closed, or they stay as

@@ -23,8 +23,9 @@ from configs.console import Progress, say
 from configs.errors import Preempted, TrainingFailed
 from configs.schema import TrainConfig
 from shards.audit import JOURNAL_NAME
-from shards.stream.schedule import Place
-from shards.stream.stream import Cursor, Step
+from shards.stream.sampler import Cursor
+from shards.stream.schedule import Place, Schedule
+from shards.stream.stream import Step
 from train import checkpoint
 from train.data import Batch, Rows, TokenData, padding_share
 from train.device import set_up_cpu, uses_bf16
@@ -34,7 +35,7 @@ from train.losses import LOSSES
 from train.metrics import evaluate
 from train.optim import build_optimizer, learning_rate
 from train.predict import batch_logits
-from train.readers import Steps, open_steps
+from train.readers import Reader, open_reader
 from train.stop import Stop
 
 LOG_EVERY_STEPS = 10
@@ -57,19 +58,23 @@ class Fit:
         return self.data.rows("train")
 
     @cached_property
-    def stream(self) -> Steps:
-        return open_steps(self.data, self.rows, self.config)
+    def reader(self) -> Reader:
+        return open_reader(self.data, self.rows, self.config)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.reader.sampler.schedule
 
     @property
     def num_steps(self) -> int:
-        return self.stream.schedule.num_steps
+        return self.schedule.num_steps
 
     def ends_evaluated_epoch(self, done: int) -> bool:
         """Whether the step that was done last passed a multiple of `evaluate_every_epochs`, or
         was the last."""
         if done == self.num_steps:
             return True
-        before, after = (self.stream.schedule.place_of(step).epoch for step in (done - 1, done))
+        before, after = (self.schedule.place_of(step).epoch for step in (done - 1, done))
         span = self.config.evaluate_every_epochs
         return after // span > before // span
 
@@ -96,7 +101,7 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
         stop.deferring(),
         Progress(fit.title, fit.num_steps, "clips", first_step) as progress,
         # Closed also where an error keeps its frames alive.
-        closing(stop.until_asked(fit.stream.steps(place))) as steps,
+        closing(stop.until_asked(fit.reader.steps(place))) as steps,
     ):
         done, after = first_step, None
         for done, step in enumerate(steps, first_step + 1):
@@ -201,7 +206,7 @@ def _resume(fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer) -> tup
     say(f"{fit.title}: going on after step {step} of {fit.num_steps}")
     if _wants_validation(fit, step):
         _validate(fit, model, step, Stop())
-    return step, fit.stream.place(cursor)
+    return step, fit.reader.sampler.place(cursor)
 
 
 def _save(

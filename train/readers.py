@@ -8,24 +8,20 @@ from typing import Protocol
 
 from configs.errors import InputError
 from configs.schema import TrainConfig
-from shards.stream.schedule import Place, Schedule
-from shards.stream.stream import Cursor, Step
+from shards.stream.sampler import Sampler
+from shards.stream.schedule import Place
+from shards.stream.stream import Step
 from train.data import Batch, Rows, TokenData
 from train.loader import LoaderProcesses
 from train.sequential import SequentialStream
 
 
-class Steps(Protocol):
-    """The steps of a training."""
+class Reader(Protocol):
+    """Who gives a training its steps."""
 
     @property
-    def schedule(self) -> Schedule: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def place(self, cursor: Cursor) -> Place:
-        """Where to go on; raises RecipeMismatch for a cursor of another stream."""
+    def sampler(self) -> Sampler:
+        """What the steps are made of, and where they go on."""
         ...
 
     def steps(self, place: Place) -> Generator[Step[Batch], None, None]:
@@ -33,20 +29,20 @@ class Steps(Protocol):
         ...
 
 
-def open_steps(data: TokenData, rows: Rows, train: TrainConfig) -> Steps:
-    """The steps of a training on some rows, by the reader that the config names. Raises InputError
+def open_reader(data: TokenData, rows: Rows, train: TrainConfig) -> Reader:
+    """The reader that the config names, of some rows. Raises InputError
     under torchrun: a training is one process."""
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise InputError("fit trains in one process: start it by `python -m train fit`")
     return READERS[data.config.reader](data, rows, train)
 
 
-def _stream(data: TokenData, rows: Rows, train: TrainConfig) -> Steps:
+def _stream(data: TokenData, rows: Rows, train: TrainConfig) -> Reader:
     stream, num_workers = data.stream(rows, train), data.config.workers
     return LoaderProcesses(stream, num_workers) if num_workers else stream
 
 
-READERS: dict[str, Callable[[TokenData, Rows, TrainConfig], Steps]] = {
+READERS: dict[str, Callable[[TokenData, Rows, TrainConfig], Reader]] = {
     "stream": _stream,
     "webdataset": SequentialStream,
 }

@@ -8,9 +8,9 @@ epoch again would be no better, and a training that is stopped often would see i
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -22,8 +22,9 @@ from configs.errors import IntegrityError
 from configs.schema import TrainConfig
 from shards.commit import REPAIR, fingerprint
 from shards.keys import key_of
+from shards.stream.sampler import Sampler
 from shards.stream.schedule import Place, Schedule
-from shards.stream.stream import Cursor, Step
+from shards.stream.stream import Step
 from shards.wds import Checksums, token_pipeline
 from train.data import Batch, Rows, TokenData
 
@@ -34,47 +35,50 @@ NOTICE = (
 Clip = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class BufferOrder:
+    """As a pipeline mixes: it has positions, but only the pipeline finds out what stands there."""
+
+    num_positions: int
+    seed: int
+    buffer_clips: int
+    name: str = "webdataset"
+
+    def examples(self, epoch: int, positions: Rows) -> Rows:
+        raise NotImplementedError("a webdataset pipeline cannot be asked for positions")
+
+    def recipe(self) -> dict[str, Any]:
+        return {"mode": self.name, "buffer_clips": self.buffer_clips}
+
+
 class SequentialStream:
     """Some rows of a token set in steps, by a webdataset pipeline an epoch."""
 
     def __init__(self, data: TokenData, rows: Rows, train: TrainConfig) -> None:
         self._data, self._rows, self._train = data, rows, train
-        self.schedule = Schedule(len(rows), train.batch_size, train.epochs)
-        self.fingerprint = fingerprint(
-            {
-                "source": data.source.fingerprint,
-                "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
-                "order": {"mode": "webdataset", "buffer_clips": data.config.buffer_clips},
-            }
-        )
-
-    def cursor(self, place: Place) -> Cursor:
-        seed, mode = self._train.seed, self._data.config.reader
-        return Cursor(self.fingerprint, seed, mode, place.epoch, place.position)
-
-    def place(self, cursor: Cursor) -> Place:
-        """Where to go on; raises RecipeMismatch for a cursor of another stream."""
-        return cursor.place_in(self.cursor(Place(cursor.epoch, cursor.position)))
+        order = BufferOrder(len(rows), train.seed, data.config.buffer_clips)
+        schedule = Schedule(len(rows), train.batch_size, train.epochs)
+        self.sampler = Sampler(data.source.fingerprint, rows, order, schedule)
 
     def steps(self, place: Place) -> Generator[Step[Batch], None, None]:
         """All steps from a place on; raises IntegrityError where shards are damaged, or do not hold
         all clips."""
         clips = self._clips(place)
-        for spans, after in self.schedule.steps_from(place):
+        for spans, after in self.sampler.schedule.steps_from(place):
             began_s = time.perf_counter()
             taken = [*islice(clips, sum(span.size for span in spans))]
             starts = range(0, len(taken), self._train.forward_size)
             yield Step(
                 batches=tuple(self._batch(taken[s : s + starts.step]) for s in starts),
                 num_examples=len(taken),
-                after=self.cursor(after),
+                after=self.sampler.cursor(after),
                 waited_s=time.perf_counter() - began_s,
             )
 
     def _clips(self, place: Place) -> Iterator[Clip]:
         """As many clips of every epoch as are left of it."""
         first = place.position
-        for epoch in range(place.epoch, self.schedule.num_epochs):
+        for epoch in range(place.epoch, self.sampler.schedule.num_epochs):
             yield from self._epoch(epoch, first)
             first = 0
 

@@ -87,7 +87,7 @@ def _spec(config: Config, job: Job, fit: Fit) -> Spec:
         batch_size=fit.config.batch_size,
         num_epochs=fit.config.epochs,
         data=config.data.model_dump(mode="json", include=config.data.deciding | WHICH),
-        fingerprint=fit.stream.fingerprint,
+        fingerprint=fit.reader.sampler.fingerprint,
     )
 
 

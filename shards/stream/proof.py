@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from shards.stream.sampler import Cursor
 from shards.stream.schedule import World
-from shards.stream.stream import Cursor, Step, Stream
+from shards.stream.stream import Step, Stream
 
 MakeStream = Callable[[World], Stream[Any, Any]]
-RowsOf = Callable[[Any], Iterable[int]]
 Seen = tuple[tuple[int, ...], Cursor]
 
 
@@ -26,7 +26,6 @@ def steps_seen(
     make: MakeStream,
     num_ranks: int = 1,
     cursor: Cursor | None = None,
-    rows: RowsOf = rows_of,
     num_workers: int = 1,
 ) -> list[Seen]:
     """What all ranks together see in every step from a cursor on: rows, sorted, and the cursor
@@ -35,14 +34,13 @@ def steps_seen(
     ranks = [[*_from(make(world), cursor, num_workers)] for world in worlds]
     lengths = {len(steps) for steps in ranks}
     assert len(lengths) == 1, f"ranks make {sorted(lengths)} steps"
-    return [_together(steps, rows) for steps in zip(*ranks, strict=True)]
+    return [_together(steps) for steps in zip(*ranks, strict=True)]
 
 
 def assert_resumes_exactly(
     make: MakeStream,
     cuts: Iterable[int] | None = None,
     num_ranks: Sequence[int] = (1,),
-    rows: RowsOf = rows_of,
     num_workers: Sequence[int] = (1,),
 ) -> list[Seen]:
     """Stop a stream after each of `cuts` steps (None: every one), go on from its cursor with each
@@ -51,11 +49,11 @@ def assert_resumes_exactly(
 
     Returns what one undisturbed rank sees.
     """
-    whole = steps_seen(make, rows=rows)
+    whole = steps_seen(make)
     for cut in range(len(whole) + 1) if cuts is None else cuts:
         cursor = whole[cut - 1][1] if cut else None
         for ranks, workers in product(num_ranks, num_workers):
-            rest = steps_seen(make, ranks, cursor, rows, workers)
+            rest = steps_seen(make, ranks, cursor, workers)
             world = f"{ranks} ranks with {workers} loader workers"
             assert rest == whole[cut:], f"cut after {cut} steps, {world}: other examples"
     return whole
@@ -63,7 +61,7 @@ def assert_resumes_exactly(
 
 def _from(stream: Stream[Any, Any], cursor: Cursor | None, num_workers: int) -> Iterator[Step[Any]]:
     """Workers give their steps in turn, until the first that has none left."""
-    place = None if cursor is None else stream.place(cursor)
+    place = None if cursor is None else stream.sampler.place(cursor)
     workers = [
         stream.steps(place, worker=number, num_workers=num_workers) for number in range(num_workers)
     ]
@@ -75,9 +73,9 @@ def _from(stream: Stream[Any, Any], cursor: Cursor | None, num_workers: int) -> 
     assert all(next(worker, None) is None for worker in workers), "a worker has more steps"
 
 
-def _together(steps: Sequence[Step[Any]], rows: RowsOf) -> Seen:
+def _together(steps: Sequence[Step[Any]]) -> Seen:
     (after,) = {step.after for step in steps}
-    found = sorted(row for step in steps for batch in step.batches for row in rows(batch))
+    found = sorted(row for step in steps for batch in step.batches for row in rows_of(batch))
     assert len(found) == steps[0].num_examples
     assert len({len(step.batches) for step in steps}) == 1, "ranks differ in micro-batches"
     return tuple(found), after

@@ -53,11 +53,6 @@ class Sampler:
     order: Order
     schedule: Schedule
 
-    @classmethod
-    def of_all(cls, source: str, order: Order, schedule: Schedule) -> Self:
-        """All rows of a source."""
-        return cls(source, np.arange(order.num_positions), order, schedule)
-
     @cached_property
     def fingerprint(self) -> str:
         """Of all that decides what a position holds, but for the seed."""

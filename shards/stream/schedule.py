@@ -46,8 +46,8 @@ class Schedule:
     """Steps of `batch_size` examples over epochs of `num_positions`.
 
     What is left of an epoch that no whole batch fits into: `carry` fills the batch up from the
-    next epoch (the last batch of all is a short one), `drop` leaves it out, and `pad` makes a short
-    batch of it.
+    next epoch (the last batch of all is a short one), `drop` leaves it out, and `pad` makes a batch
+    of it that is filled up.
     """
 
     num_positions: int
@@ -63,6 +63,12 @@ class Schedule:
                 f"batches of {self.batch_size} and tail `drop` leave nothing of "
                 f"{self.num_positions} examples: make batches smaller, or use `carry` or `pad`"
             )
+
+    @property
+    def filled_to(self) -> int:
+        """How many places every batch has, if need be with nobody in them: 0 for as many as there
+        are examples."""
+        return self.batch_size if self.tail == "pad" else 0
 
     def steps_from(self, place: Place) -> Iterator[tuple[tuple[Span, ...], Place]]:
         """The spans of every step from a place on, each with the place after it."""

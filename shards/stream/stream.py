@@ -7,24 +7,22 @@ and not consumed is simply read again after a kill, because a cursor is taken fr
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain, groupby, islice
-from typing import Any, Generic, Protocol, Self, TypeVar
+from itertools import chain, islice
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from configs.errors import RecipeMismatch
-from shards.commit import differences, fingerprint
 from shards.ragged import Indices
 from shards.stream.keyed import example_seeds
 from shards.stream.order import Order
+from shards.stream.sampler import Cursor, Sampler
 from shards.stream.schedule import Part, Piece, Place, Schedule, Span, World, parts_of
 from shards.stream.threads import Threads
 
@@ -47,35 +45,6 @@ class Source(Protocol[ChunkOut]):
     def read(self, rows: Indices) -> ChunkOut:
         """Many rows at once; called from several threads."""
         ...
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """Where a stream stands: all before `position` of `epoch` is consumed. The same on every rank,
-    and valid for any number of them."""
-
-    fingerprint: str  # of the examples, and of the rule of their order
-    seed: int
-    mode: str
-    epoch: int
-    position: int
-
-    @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> Self:
-        return cls(**tree)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def place_in(self, asked: Cursor) -> Place:
-        """Where to go on in the stream that gave `asked` for the same place; raises RecipeMismatch
-        where it is another."""
-        differing = differences(self.to_json(), asked.to_json())
-        if differing:
-            raise RecipeMismatch(
-                "the stream of a checkpoint", differing, "Its examples would come in another order."
-            )
-        return Place(self.epoch, self.position)
 
 
 @dataclass(frozen=True)
@@ -142,29 +111,19 @@ class Stream(Generic[Chunk, Batch]):
         sorts_lengths: bool = False,
         num_threads: int = 1,
     ) -> None:
-        self._source, self._order, self._collate = source, order, collate
-        self.schedule = schedule
-        self.rows = np.arange(order.num_positions) if rows is None else rows
+        rows = np.arange(order.num_positions) if rows is None else rows
+        self.sampler = Sampler(source.fingerprint, rows, order, schedule)
+        self._source, self._collate = source, collate
         self._world = world or World()
         self._micro_batch_size = micro_batch_size or schedule.batch_size
         self._sorts_lengths, self._num_threads = sorts_lengths, num_threads
-        self.fingerprint = self._fingerprint()
-
-    def cursor(self, place: Place) -> Cursor:
-        return Cursor(
-            self.fingerprint, self._order.seed, self._order.name, place.epoch, place.position
-        )
-
-    def place(self, cursor: Cursor) -> Place:
-        """Where to go on; raises RecipeMismatch for a cursor of another stream."""
-        return cursor.place_in(self.cursor(Place(cursor.epoch, cursor.position)))
 
     def steps(
         self, place: Place | None = None, *, worker: int = 0, num_workers: int = 1
     ) -> Generator[Step[Batch], None, None]:
         """All steps from a place on (None: the first one); of several loader workers, each makes
         every `num_workers`-th, beginning with its own number."""
-        steps = self.schedule.steps_from(place or Place(0, 0))
+        steps = self.sampler.schedule.steps_from(place or Place(0, 0))
         plans = self._plans(islice(steps, worker, None, num_workers))
         for planned, read, waited_s in self._reads(plans):
             read_s = read.seconds / len(planned.steps)
@@ -173,35 +132,13 @@ class Stream(Generic[Chunk, Batch]):
                 batches = tuple(self._collate(read.chunk, piece) for piece in pieces)
                 collate_s = time.perf_counter() - began_s
                 size = sum(span.size for span in spans)
-                yield Step(batches, size, self.cursor(after), waited_s, read_s, collate_s)
+                yield Step(batches, size, self.sampler.cursor(after), waited_s, read_s, collate_s)
                 waited_s = 0.0
-
-    def examples(self, spans: Sequence[Span]) -> Indices:
-        """The rows of some spans, in their order: what a step of any number of ranks sees."""
-        return self._examples(spans)[0]
-
-    def _examples(self, spans: Iterable[Span]) -> tuple[Indices, Indices]:
-        """The rows of some spans, and the epoch that each is in."""
-        rows, epochs = [], []
-        for epoch, group in groupby(spans, key=lambda span: span.epoch):
-            positions = np.concatenate([np.arange(span.start, span.stop) for span in group])
-            rows.append(self.rows[self._order.examples(epoch, positions)])
-            epochs.append(np.full(len(positions), epoch))
-        return np.concatenate(rows), np.concatenate(epochs)
-
-    def _fingerprint(self) -> str:
-        return fingerprint(
-            {
-                "source": self._source.fingerprint,
-                "rows": hashlib.sha256(self.rows.tobytes()).hexdigest(),
-                "order": self._order.recipe(),
-            }
-        )
 
     def _plans(self, steps: Iterator[PlannedStep]) -> Iterator[_Planned]:
         """Steps to read together: few at first, so that the first one comes soon."""
         rows = self._source.rows_at_once * self._world.num_ranks
-        most, count = max(1, rows // self.schedule.batch_size), 1
+        most, count = max(1, rows // self.sampler.schedule.batch_size), 1
         while planned := tuple(step for _, step in zip(range(count), steps, strict=False)):
             yield _Planned(planned)
             count = min(most, 4 * count)
@@ -238,7 +175,9 @@ class Stream(Generic[Chunk, Batch]):
         """All rows of this rank in the order of their use, so that a micro-batch is a slice."""
         began_s = time.perf_counter()
         sizes = [sum(span.size for span in spans) for spans, _ in planned.steps]
-        rows, epochs = self._examples(chain.from_iterable(spans for spans, _ in planned.steps))
+        rows, epochs = self.sampler.examples(
+            chain.from_iterable(spans for spans, _ in planned.steps)
+        )
         if self._sorts_lengths:
             by_length = self._by_length(rows, sizes)
             rows, epochs = rows[by_length], epochs[by_length]
@@ -248,7 +187,7 @@ class Stream(Generic[Chunk, Batch]):
             [part.places + start for own, start in zip(parts, starts, strict=False) for part in own]
         )
         rows, epochs = rows[places], epochs[places]
-        seeds = example_seeds(self._order.seed, epochs, rows)
+        seeds = example_seeds(self.sampler.order.seed, epochs, rows)
         chunk = self._source.read(rows)
         pieces = list(_pieces(parts, seeds))
         return _Read(chunk, pieces, time.perf_counter() - began_s)
@@ -259,7 +198,7 @@ class Stream(Generic[Chunk, Batch]):
         return np.lexsort((self._source.lengths(rows), steps))
 
     def _parts(self, num_examples: int) -> tuple[Part, ...]:
-        filled_to = self.schedule.batch_size if self.schedule.tail == "pad" else 0
+        filled_to = self.sampler.schedule.filled_to
         return parts_of(num_examples, self._world, self._micro_batch_size, filled_to)
 
 

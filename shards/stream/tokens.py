@@ -224,7 +224,7 @@ def _copy_windows(values: Tokens, starts: Indices, windows_NW: Tokens) -> None:
     whole_VW = np.ndarray((num_whole, width), np.uint16, values, strides=values.strides * 2)
     is_whole_N = starts < num_whole
     if is_whole_N.all():
-        np.take(whole_VW, starts, axis=0, out=windows_NW, mode="clip")
+        windows_NW[:] = whole_VW[starts]  # np.take would copy all windows first
         return
     windows_NW[is_whole_N] = whole_VW[starts[is_whole_N]]
     for row in np.flatnonzero(~is_whole_N).tolist():  # at the end of a file

@@ -7,6 +7,7 @@ import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from pipeline.verbs import run_verb
 from shards.__main__ import VERBS
 from shards.audit import JOURNAL_NAME, SPEC_NAME, open_audit
 from shards.layout import Layout
+from shards.stream.sampler import Sampler
 from tests.commands import run
 from train.data import TokenData, open_data
 
@@ -46,13 +48,13 @@ def test_a_stream_that_loses_clips_is_found_out(
     finished: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = open_audit(Layout(finished.run), "linear")
-    usual = type(audit.stream).examples
+    usual = Sampler.examples
 
-    def forgetful(self: object, spans: object) -> object:
-        rows = usual(audit.stream, spans)  # type: ignore[arg-type]
-        return np.concatenate([rows[:1], rows[:-1]])
+    def forgetful(self: Sampler, spans: Any) -> Any:
+        rows, epochs = usual(self, spans)
+        return np.concatenate([rows[:1], rows[:-1]]), epochs
 
-    monkeypatch.setattr(type(audit.stream), "examples", forgetful)
+    monkeypatch.setattr(Sampler, "examples", forgetful)
     counts = audit.counts(0)
     assert counts[0] == counts[2] == 1
 

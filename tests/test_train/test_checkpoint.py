@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from configs.errors import IntegrityError
-from shards.stream.stream import Cursor
+from shards.stream.sampler import Cursor
 from train import checkpoint
 from train.optim import build_optimizer
 

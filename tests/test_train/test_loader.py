@@ -64,7 +64,7 @@ def test_processes_make_the_same_steps_from_any_place_on(data: TokenData) -> Non
     stream = stream_of(data, lengths="bucketed")
     whole = [*stream.steps()]
     for first, num_workers in ((0, 2), (7, 1)):
-        place = stream.place(whole[first - 1].after) if first else Place(0, 0)
+        place = stream.sampler.place(whole[first - 1].after) if first else Place(0, 0)
         rest = [*LoaderProcesses(stream, num_workers).steps(place)]
         assert len(rest) == len(whole) - first
         assert all(map(same, rest, whole[first:]))
@@ -255,9 +255,7 @@ def test_what_is_not_there_is_refused(finished: Config, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.ids: no clip of split test is chosen"):
         opened(finished, ids=tmp_path / "few.txt")
     (tmp_path / "ids.txt").write_text("nobody\n")
-    with pytest.raises(
-        InputError, match=r"1 of its lines are no ids .*nobody.*one id a line"
-    ):
+    with pytest.raises(InputError, match=r"1 of its lines are no ids .*nobody.*one id a line"):
         opened(finished, ids=tmp_path / "ids.txt")
 
 

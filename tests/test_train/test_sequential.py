@@ -47,7 +47,7 @@ def collected() -> Iterator[None]:
 
 
 def rows_by_step(one: Fit, place: Place = Place(0, 0)) -> list[list[int]]:  # noqa: B008 - frozen
-    steps = one.stream.steps(place)
+    steps = one.reader.steps(place)
     return [[int(row) for batch in step.batches for row in batch.rows_B] for step in steps]
 
 
@@ -61,7 +61,7 @@ def test_steps_are_cut_as_the_streams_are(random_data: MakeData, make_fit: MakeF
     ours = make_fit(data, reader="webdataset", **settings)
     usual = make_fit(data, **settings)
     assert ours.num_steps == usual.num_steps == 8
-    pairs = zip(ours.stream.steps(Place(0, 0)), usual.stream.steps(Place(0, 0)), strict=True)
+    pairs = zip(ours.reader.steps(Place(0, 0)), usual.reader.steps(Place(0, 0)), strict=True)
     for step, other in pairs:
         assert step.num_examples == other.num_examples
         sizes = [[len(batch.rows_B) for batch in one.batches] for one in (step, other)]
@@ -74,7 +74,7 @@ def test_steps_are_cut_as_the_streams_are(random_data: MakeData, make_fit: MakeF
 def test_batches_hold_what_the_set_holds(random_data: MakeData, make_fit: MakeFit) -> None:
     data = random_data((9, 2, 2))
     one = make_fit(data, reader="webdataset", epochs=1, micro_batch_size=3)
-    for step in one.stream.steps(Place(0, 0)):
+    for step in one.reader.steps(Place(0, 0)):
         for batch in step.batches:
             (known,) = data.batches(batch.rows_B, 3)
             for name in ("tokens_BT", "lengths_B", "targets_BC", "weights_B"):
@@ -188,10 +188,10 @@ def test_a_cursor_of_the_other_reader_is_refused(random_data: MakeData, make_fit
     data = random_data((8, 0, 0))
     usual, ours = make_fit(data), make_fit(data, reader="webdataset")
     for one, other in ((usual, ours), (ours, usual)):
-        cursor = next(one.stream.steps(Place(0, 0))).after
-        assert one.stream.place(cursor) == Place(0, 4)
+        cursor = next(one.reader.steps(Place(0, 0))).after
+        assert one.reader.sampler.place(cursor) == Place(0, 4)
         with pytest.raises(RecipeMismatch, match="mode: "):
-            other.stream.place(cursor)
+            other.reader.sampler.place(cursor)
 
 
 def test_several_processes_are_refused(

@@ -24,8 +24,8 @@ from configs.errors import TrainingFailed
 from configs.load import load_config
 from configs.schema import TrainConfig
 from shards.layout import Layout
+from shards.stream.sampler import Cursor
 from shards.stream.schedule import Place, World
-from shards.stream.stream import Cursor
 from tests.processes import family, is_at_work
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -143,7 +143,7 @@ def _read(reading: Reading, attempt: int, rank: int) -> None:
     stream = data.stream(data.rows("train"), settings, World(rank, NUM_RANKS))
     place = Place(0, 0)
     if reading.cursor.exists():
-        place = stream.place(Cursor.from_json(json.loads(reading.cursor.read_text())))
+        place = stream.sampler.place(Cursor.from_json(json.loads(reading.cursor.read_text())))
     log = os.open(reading.log(attempt, rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for done, step in enumerate(LoaderProcesses(stream, NUM_WORKERS).steps(place), 1):
         rows = [row for b in step.batches for row in b.rows_B[b.weights_B.numpy() > 0].tolist()]

@@ -20,8 +20,9 @@ from configs.errors import InputError, RecipeMismatch
 from shards.ragged import Indices
 from shards.stream.order import GlobalOrder, Order, WeightedOrder, WindowOrder
 from shards.stream.proof import Seen, assert_resumes_exactly, rows_of, steps_seen
+from shards.stream.sampler import Cursor, Sampler
 from shards.stream.schedule import Piece, Place, Schedule, Tail, World
-from shards.stream.stream import Cursor, Stream
+from shards.stream.stream import Stream
 
 TAILS: tuple[Tail, ...] = ("carry", "drop", "pad")
 NUM_CASES, PIECES = 5_000, 4
@@ -179,16 +180,15 @@ def test_every_cut_on_1_2_and_4_ranks(tail: Tail, mode: str) -> None:
 
 
 def test_the_proof_finds_a_stream_that_does_not_resume() -> None:
-    class Forgetful(Stream[Indices, Few]):
+    class Forgetful(Sampler):
         def place(self, cursor: Cursor) -> Place:
             return Place(cursor.epoch, max(0, cursor.position - 1))
 
-    case = Case()
-
     def make(world: World) -> Stream[Indices, Few]:
-        return Forgetful(
-            Numbers(40), case.order(), Schedule(40, 6, 2), collate, world=world, num_threads=0
-        )
+        stream = Case().stream(world)
+        usual = stream.sampler
+        stream.sampler = Forgetful(usual.source, usual.rows, usual.order, usual.schedule)
+        return stream
 
     with pytest.raises(AssertionError, match="cut after 1 steps"):
         assert_resumes_exactly(make)
@@ -214,7 +214,7 @@ def test_a_stream_goes_to_another_process_as_it_is() -> None:
     for mode in ("global", "window", "weighted"):
         case = Case(mode=mode, micro_batch_size=2)
         sent = pickle.loads(pickle.dumps(case.stream()))
-        assert sent.fingerprint == case.stream().fingerprint
+        assert sent.sampler.fingerprint == case.stream().sampler.fingerprint
         assert steps_seen(lambda _, sent=sent: sent) == steps_seen(case.stream)
 
 
@@ -262,8 +262,8 @@ def test_a_cursor_of_another_stream_is_refused() -> None:
     ]
     for other in others:
         with pytest.raises(RecipeMismatch, match="there.*now"):
-            other.stream().place(step.after)
-    assert case.stream().place(Cursor.from_json(step.after.to_json())) == Place(2, 0)
+            other.stream().sampler.place(step.after)
+    assert case.stream().sampler.place(Cursor.from_json(step.after.to_json())) == Place(2, 0)
 
 
 def test_a_batch_size_may_change_in_the_middle() -> None:
@@ -271,7 +271,7 @@ def test_a_batch_size_may_change_in_the_middle() -> None:
     steps = case.stream().steps()
     first = [next(steps) for _ in range(3)]
     other = replace(case, batch_size=5).stream()
-    rest = [*other.steps(other.place(first[-1].after))]
+    rest = [*other.steps(other.sampler.place(first[-1].after))]
     rows = [row for step in [*first, *rest] for batch in step.batches for row in rows_of(batch)]
     assert sorted(rows) == list(range(50))
 
