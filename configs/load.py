@@ -137,13 +137,25 @@ def _describe(fault: Any) -> str:
     shown, _ = _walk(loc)
     path = ".".join(shown)
     if fault["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_did_you_mean(shown[-1], _walk(loc[:-1])[1])}"
+        return f"{path}: unknown key{_meant(shown, _walk(loc[:-1])[1])}"
     if fault["type"] == "missing":
         return f"{path}: missing"
     text = str(fault["msg"]).removeprefix("Value error, ")
     is_scalar = isinstance(fault["input"], str | int | float | bool)
     got = f" (got {fault['input']!r})" if is_scalar else ""
     return f"{path}: {text[0].lower()}{text[1:]}{got}" if path else f"{text}{got}"
+
+
+def _meant(shown: Sequence[str], known: Iterable[str]) -> str:
+    """What a key may stand for: at the top also one of a section, as `order` for `data.order`."""
+    fields = Config.model_fields.items() if len(shown) == 1 else ()
+    sections = {name: _bare(field.annotation) for name, field in fields}
+    inside = [
+        f"{name}.{shown[-1]}"
+        for name, section in sections.items()
+        if _is_model(section) and shown[-1] in section.model_fields
+    ]
+    return f" (did you mean {' or '.join(inside)}?)" if inside else _did_you_mean(shown[-1], known)
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -37,6 +38,17 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        path = self.store.root / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(path.stat().st_size))
+        self.send_header("Last-Modified", self.date_time_string(path.stat().st_mtime))
+        self.send_header("ETag", f'"{path.stat().st_mtime_ns:x}"')
+        self.end_headers()
+
     def do_GET(self) -> None:
         store, path = self.store, self.store.root / self.path.lstrip("/")
         store.gets[path.name] += 1
@@ -45,17 +57,28 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(500 if fault else 404)
             return
         data = bytearray(path.read_bytes())
+        data, span = self._asked_for(data)
         half = len(data) // 2
         if fault == "wrong":
             data[half] ^= 1
-        self.send_response(200)
+        self.send_response(206 if span else 200)
         self.send_header("Content-Length", str(half if fault == "short" else len(data)))
+        if span:
+            self.send_header("Content-Range", span)
         self.end_headers()
         with suppress(ConnectionError):
             self._send(data if fault in ("", "wrong") else data[:half])
             store.half_sent.set()
             if fault == "stall":
                 store.closed.wait()
+
+    def _asked_for(self, data: bytearray) -> tuple[bytearray, str]:
+        """The part that the request wants, and its Content-Range."""
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if wanted is None:
+            return data, ""
+        first, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
+        return data[first : last + 1], f"bytes {first}-{last}/{len(data)}"
 
     def _send(self, data: bytearray) -> None:
         size = -(-len(data) // PIECES)

@@ -29,6 +29,7 @@ from shards.stream.files import Files, LocalFiles
 
 CHUNK_BYTES = 4 * 2**20
 CHUNKS_AHEAD = 4
+BLOCK_BYTES = 8 * 2**20  # s3fs wants 5 MiB or more
 POLL_S = 0.02
 
 
@@ -211,7 +212,8 @@ def _streaming(url: str, file: FileRecord, limit_s: float) -> dict[str, Any]:
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=limit_s, sock_read=limit_s)
         return {"block_size": 0, "size": file.bytes, "timeout": timeout}
-    return {"block_size": 0} if protocol == "hf" else {}
+    # Others ask block by block, s3fs for 50 MB if it may: no chunk would come for long.
+    return {"block_size": 0 if protocol == "hf" else BLOCK_BYTES}
 
 
 def _chunks(open_file: Callable[[], IO[bytes]], limit_s: float) -> Generator[bytes, None, None]:

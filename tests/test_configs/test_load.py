@@ -203,6 +203,16 @@ def test_yaml_merge_keys_work(write_yaml: WriteYaml) -> None:
     assert model == LstmModel(kind="lstm", width=8, hidden=4)
 
 
+def test_a_key_of_a_section_at_the_top_is_understood(
+    write_yaml: WriteYaml, faults_of: FaultsOf
+) -> None:
+    path = write_yaml(MINIMAL + "order: window\nseed: 3\n", "top.yaml")
+    assert "order: unknown key (did you mean data.order?)" in faults_of(path)
+    (fault,) = [fault for fault in faults_of(path) if fault.startswith("seed")]
+    assert fault.startswith("seed: unknown key (did you mean ")
+    assert "train.seed" in fault
+
+
 def test_a_missing_file_suggests_its_neighbour(write_yaml: WriteYaml, faults_of: FaultsOf) -> None:
     path = write_yaml(MINIMAL, "esc10.yaml")
     (fault,) = faults_of(path.with_name("esc01.yaml"))

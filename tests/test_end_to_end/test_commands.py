@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema import Config
 from tests.commands import ROOT
 
 # The final list of docs: what exists today is a part of it.
@@ -116,3 +117,21 @@ def files_on_disk() -> set[Path]:
 
 def is_only_a_docstring(path: Path) -> bool:
     return path.name == "__init__.py" and len(ast.parse(path.read_text()).body) <= 1
+
+
+def test_what_the_readme_does_in_python_works(finished: Config) -> None:
+    """On a small run in the place of the demo's; names that it cuts short are looked up."""
+    snippets = re.findall(r"```python\n(.*?)```", readme(), flags=re.DOTALL)
+    ours = [text for text in snippets if "runs/demo" in text]
+    assert len(ours) >= 3
+    for text in ours:
+        code = text.replace("runs/demo", str(finished.run))
+        code = re.sub(r'"([^"]+-)\.{4}(\w+)"', lambda match: repr(_first(*match.groups())), code)
+        arrays = sorted(path.name for path in (finished.run / "frames.zarr").glob("000000-*"))
+        words = [sys.executable, "-c", code.replace("000000-....", arrays[0])]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def _first(start: str, extension: str) -> str:
+    return next(str(path) for path in Path(start).parent.glob(f"{Path(start).name}*.{extension}"))
