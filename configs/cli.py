@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # pydantic takes half a second, in which Ctrl-C must be heard
 
 QUARANTINE_EXIT_CODE = 3
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # batch systems warn by either
+ALL_STOP_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _run_verb(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _leave_on_signals() -> None:
-    for number in (signal.SIGINT, *STOP_SIGNALS):
+    for number in ALL_STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as a shell's & sets it
             signal.signal(number, lambda *_: os._exit(0))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
 
-from configs.cli import STOP_SIGNALS
+from configs.cli import ALL_STOP_SIGNALS
 from configs.errors import AudiolexError
 from configs.schema import Config
 from pipeline.displays import display
@@ -68,11 +68,7 @@ class Patience:
 def _signals() -> Iterator[Event]:
     """Is set by what would end the process otherwise; never in the middle of a line."""
     enough = Event()
-    numbers = [
-        number
-        for number in (signal.SIGINT, *STOP_SIGNALS)
-        if signal.getsignal(number) != signal.SIG_IGN
-    ]
+    numbers = [number for number in ALL_STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda *_: enough.set()) for number in numbers}
     try:
         yield enough

@@ -75,7 +75,7 @@ class Audit:
             raise InputError(f"--step {step}: there are steps 1 to {self.schedule.num_steps}")
         found = self.schedule.step_at(self.schedule.place_of(step - 1))
         assert found is not None
-        return found[0]
+        return found.spans
 
     def clips(self, step: int) -> list[str]:
         """The ids of the clips of a step, in the order of the stream."""
@@ -91,9 +91,9 @@ class Audit:
     def counts(self, epoch: int) -> dict[int, int]:
         """How many clips were seen how often in an epoch, from the spans of its steps."""
         place, spans = Place(epoch, 0), []
-        for found, after in self.schedule.steps_from(place):
-            spans += [span for span in found if span.epoch == epoch]
-            if after.epoch > epoch:
+        for step in self.schedule.steps_from(place):
+            spans += [span for span in step.spans if span.epoch == epoch]
+            if step.after.epoch > epoch:
                 break
         seen = np.bincount(self.sampler.examples(spans)[0], minlength=len(self.ids))
         times, clips = np.unique(seen[self.sampler.rows], return_counts=True)

@@ -18,7 +18,7 @@ from threading import current_thread, main_thread
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from configs.cli import STOP_SIGNALS
+from configs.cli import ALL_STOP_SIGNALS
 from configs.errors import AudiolexError, TrainingFailed
 from shards.stream.schedule import Place
 from shards.stream.stream import Step
@@ -139,7 +139,7 @@ def _end(workers: Iterable[BaseProcess]) -> None:
 def _start(training: int, _: int) -> None:
     """Signals are for the training, which ends its workers once it has saved. Where it is killed
     they end at once: they have its lock, which the next training needs."""
-    for number in (signal.SIGINT, *STOP_SIGNALS):
+    for number in ALL_STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with suppress(AttributeError, OSError):  # not on every system; torch looks, too, now and then
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -64,14 +64,14 @@ class SequentialStream:
         """All steps from a place on; raises IntegrityError where shards are damaged, or do not hold
         all clips."""
         clips = self._clips(place)
-        for spans, after in self.sampler.schedule.steps_from(place):
+        for step in self.sampler.schedule.steps_from(place):
             began_s = time.perf_counter()
-            taken = [*islice(clips, sum(span.size for span in spans))]
+            taken = [*islice(clips, step.num_examples)]
             starts = range(0, len(taken), self._train.forward_size)
             yield Step(
                 batches=tuple(self._batch(taken[s : s + starts.step]) for s in starts),
                 num_examples=len(taken),
-                after=self.sampler.cursor(after),
+                after=self.sampler.cursor(step.after),
                 waited_s=time.perf_counter() - began_s,
             )
 

@@ -42,6 +42,19 @@ class Span:
 
 
 @dataclass(frozen=True)
+class PlannedStep:
+    """The positions of a step, and where the stream stands once it is done."""
+
+    spans: tuple[Span, ...]
+    after: Place
+
+    @property
+    def num_examples(self) -> int:
+        """Of the global batch, over all ranks."""
+        return sum(span.size for span in self.spans)
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Steps of `batch_size` examples over epochs of `num_positions`.
 
@@ -70,21 +83,22 @@ class Schedule:
         are examples."""
         return self.batch_size if self.tail == "pad" else 0
 
-    def steps_from(self, place: Place) -> Iterator[tuple[tuple[Span, ...], Place]]:
-        """The spans of every step from a place on, each with the place after it."""
+    def steps_from(self, place: Place) -> Iterator[PlannedStep]:
+        """Every step from a place on."""
         while (step := self.step_at(place)) is not None:
-            spans, place = step
-            yield spans, place
+            yield step
+            place = step.after
 
-    def step_at(self, place: Place) -> tuple[tuple[Span, ...], Place] | None:
-        """The spans of the step that begins at a place and the place after it, None at the end."""
+    def step_at(self, place: Place) -> PlannedStep | None:
+        """The step that begins at a place, None at the end."""
         place = self._settled(place)
         if place.epoch >= self.num_epochs:
             return None
         if self.tail == "carry":
             return self._across(place)
         stop = min(place.position + self.batch_size, self.num_positions)
-        return (Span(place.epoch, place.position, stop),), self._settled(Place(place.epoch, stop))
+        span = Span(place.epoch, place.position, stop)
+        return PlannedStep((span,), self._settled(Place(place.epoch, stop)))
 
     def place_of(self, step: int) -> Place:
         """The place before a step, counted from 0 in a training whose batch size never changed."""
@@ -113,14 +127,14 @@ class Schedule:
         is_over = left < self.batch_size if self.tail == "drop" else left <= 0
         return Place(place.epoch + 1, 0) if is_over else place
 
-    def _across(self, place: Place) -> tuple[tuple[Span, ...], Place]:
+    def _across(self, place: Place) -> PlannedStep:
         spans, wanted = [], self.batch_size
         while wanted and place.epoch < self.num_epochs:
             stop = min(place.position + wanted, self.num_positions)
             spans.append(Span(place.epoch, place.position, stop))
             wanted -= spans[-1].size
             place = self._settled(Place(place.epoch, stop))
-        return tuple(spans), place
+        return PlannedStep(tuple(spans), place)
 
 
 @dataclass(frozen=True)

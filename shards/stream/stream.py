@@ -23,7 +23,7 @@ from shards.ragged import Indices
 from shards.stream.keyed import example_seeds
 from shards.stream.order import Order
 from shards.stream.sampler import Cursor, Sampler
-from shards.stream.schedule import Part, Piece, Place, Schedule, Span, World, parts_of
+from shards.stream.schedule import Part, Piece, Place, PlannedStep, Schedule, World, parts_of
 from shards.stream.threads import Threads
 
 Chunk = TypeVar("Chunk")
@@ -63,14 +63,7 @@ class Step(Generic[Batch]):
     collate_s: float = 0.0
 
 
-PlannedStep = tuple[tuple[Span, ...], Place]  # its spans, and the place after it
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """Steps that are read together."""
-
-    steps: tuple[PlannedStep, ...]
+_Planned = tuple[PlannedStep, ...]  # that are read together
 
 
 @dataclass(frozen=True)
@@ -126,21 +119,21 @@ class Stream(Generic[Chunk, Batch]):
         steps = self.sampler.schedule.steps_from(place or Place(0, 0))
         plans = self._plans(islice(steps, worker, None, num_workers))
         for planned, read, waited_s in self._reads(plans):
-            read_s = read.seconds / len(planned.steps)
-            for (spans, after), pieces in zip(planned.steps, read.pieces, strict=True):
+            read_s = read.seconds / len(planned)
+            for step, pieces in zip(planned, read.pieces, strict=True):
                 began_s = time.perf_counter()
                 batches = tuple(self._collate(read.chunk, piece) for piece in pieces)
                 collate_s = time.perf_counter() - began_s
-                size = sum(span.size for span in spans)
-                yield Step(batches, size, self.sampler.cursor(after), waited_s, read_s, collate_s)
+                after = self.sampler.cursor(step.after)
+                yield Step(batches, step.num_examples, after, waited_s, read_s, collate_s)
                 waited_s = 0.0
 
     def _plans(self, steps: Iterator[PlannedStep]) -> Iterator[_Planned]:
         """Steps to read together: few at first, so that the first one comes soon."""
         rows = self._source.rows_at_once * self._world.num_ranks
         most, count = max(1, rows // self.sampler.schedule.batch_size), 1
-        while planned := tuple(step for _, step in zip(range(count), steps, strict=False)):
-            yield _Planned(planned)
+        while planned := tuple(islice(steps, count)):
+            yield planned
             count = min(most, 4 * count)
 
     def _reads(self, plans: Iterator[_Planned]) -> Iterator[tuple[_Planned, _Read[Chunk], float]]:
@@ -174,10 +167,9 @@ class Stream(Generic[Chunk, Batch]):
     def _read(self, planned: _Planned) -> _Read[Chunk]:
         """All rows of this rank in the order of their use, so that a micro-batch is a slice."""
         began_s = time.perf_counter()
-        sizes = [sum(span.size for span in spans) for spans, _ in planned.steps]
-        rows, epochs = self.sampler.examples(
-            chain.from_iterable(spans for spans, _ in planned.steps)
-        )
+        sizes = [step.num_examples for step in planned]
+        spans = chain.from_iterable(step.spans for step in planned)
+        rows, epochs = self.sampler.examples(spans)
         if self._sorts_lengths:
             by_length = self._by_length(rows, sizes)
             rows, epochs = rows[by_length], epochs[by_length]

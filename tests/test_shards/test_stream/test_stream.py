@@ -337,7 +337,7 @@ def test_schedules_that_cannot_be() -> None:
 def test_steps_are_where_arithmetic_says(data: st.DataObject) -> None:
     case = drawn_case(np.random.default_rng(data.draw(st.integers(0, 10**9))))
     schedule = Schedule(case.num_examples, case.batch_size, case.num_epochs, case.tail)
-    places = [Place(0, 0), *(after for _, after in schedule.steps_from(Place(0, 0)))]
+    places = [Place(0, 0), *(step.after for step in schedule.steps_from(Place(0, 0)))]
     assert len(places) - 1 == schedule.num_steps
     for step, place in enumerate(places):
         settled = schedule.step_at(schedule.place_of(step))
