@@ -55,13 +55,17 @@ class LocalFiles:
         self._root = root
 
     def open(self, file: FileRecord) -> IO[bytes]:
-        if not (self._root / file.path).exists():
+        path = self._root / file.path
+        try:
+            check_size(self._root, file)
+        except IntegrityError:
+            if path.exists():
+                raise
             raise IntegrityError(
-                f"{self._root / file.path} is not there: where it lies elsewhere, data.remote=URL "
-                f"says where; else {REPAIR}"
-            )
-        check_size(self._root, file)
-        return (self._root / file.path).open("rb")
+                f"{path} is not there: where it lies elsewhere, data.remote=URL says where; else "
+                f"{REPAIR}"
+            ) from None
+        return path.open("rb")
 
     def replace(self, file: FileRecord, bad: os.stat_result) -> None:
         """There is no other copy."""
