@@ -56,7 +56,7 @@ class Sampler:
     @cached_property
     def fingerprint(self) -> str:
         """Of all that decides what a position holds, but for the seed."""
-        rows = hashlib.sha256(np.ascontiguousarray(self.rows)).hexdigest()
+        rows = hashlib.sha256(np.ascontiguousarray(self.rows).data).hexdigest()
         return fingerprint({"source": self.source, "rows": rows, "order": self.order.recipe()})
 
     def cursor(self, place: Place) -> Cursor:
