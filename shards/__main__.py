@@ -15,7 +15,6 @@ from configs.cli import RunVerb, main
 from configs.console import counted, say
 
 if TYPE_CHECKING:
-    from shards.audit import Audit
     from shards.layout import Layout
 
 SHOWN_FAULTS = 20
@@ -74,37 +73,14 @@ def export(run: Path, args: argparse.Namespace) -> int:
 
 
 def audit(run: Path, args: argparse.Namespace) -> int:
-    from shards.audit import open_audit
+    from shards.audit import open_audit, say_epochs, say_step
     from shards.layout import Layout
 
     found = open_audit(Layout(run), args.model)
-    if args.step is not None:
-        spans = found.spans(args.step)
-        where = ", ".join(f"epoch {s.epoch}, positions {s.start} to {s.stop - 1}" for s in spans)
-        ahead = "" if args.step <= found.made else f"; to come, the log ends at step {found.made}"
-        say(f"step {args.step} of {found.schedule.num_steps}: {where}{ahead}")
-        masked = found.masked.get(args.step, ())
-        for clip_id in found.clips(args.step):
-            say(f"  {clip_id}{' (weighed nothing: its block was damaged)' * (clip_id in masked)}")
-        return 0
-    if ids := frozenset().union(*found.masked.values()):
-        clips, steps = counted(len(ids), "clip"), counted(len(found.masked), "step")
-        say(f"{clips} weighed nothing in {steps}: their blocks were damaged (data.on_damage=mask)")
-    return max(_audit_epoch(found, epoch) for epoch in range(found.schedule.num_epochs))
-
-
-def _audit_epoch(found: Audit, epoch: int) -> int:
-    counts = found.counts(epoch)
-    parts = [
-        f"{clips} {'once' if times == 1 else f'{times} times'}" for times, clips in counts.items()
-    ]
-    is_whole = set(counts) == {1}
-    state = found.state(epoch)
-    say(
-        f"epoch {epoch}{'' if state == 'done' else f' ({state})'}: {', '.join(parts)}"
-        f"{': each of them' if is_whole else ''}"
-    )
-    return 0 if is_whole or not found.promises_all else 1
+    if args.step is None:
+        return say_epochs(found)
+    say_step(found, args.step)
+    return 0
 
 
 @contextmanager

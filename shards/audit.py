@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from configs.console import counted, say
 from configs.data import DataConfig
 from configs.errors import InputError, IntegrityError, NotMadeYet
 from configs.schema import SplitConfig
@@ -98,6 +99,40 @@ class Audit:
         seen = np.bincount(self.sampler.examples(spans)[0], minlength=len(self.ids))
         times, clips = np.unique(seen[self.sampler.rows], return_counts=True)
         return dict(zip(times.tolist(), clips.tolist(), strict=True))
+
+
+def say_step(audit: Audit, step: int) -> None:
+    """Which clips a step saw, or will see; raises InputError for one that there is not."""
+    spans = audit.spans(step)
+    where = ", ".join(f"epoch {s.epoch}, positions {s.start} to {s.stop - 1}" for s in spans)
+    ahead = "" if step <= audit.made else f"; to come, the log ends at step {audit.made}"
+    say(f"step {step} of {audit.schedule.num_steps}: {where}{ahead}")
+    masked = audit.masked.get(step, ())
+    for clip_id in audit.clips(step):
+        say(f"  {clip_id}{' (weighed nothing: its block was damaged)' * (clip_id in masked)}")
+
+
+def say_epochs(audit: Audit) -> int:
+    """How often each clip is seen in every epoch; returns 1 where one is lost or repeated that
+    should not be."""
+    if ids := frozenset().union(*audit.masked.values()):
+        clips, steps = counted(len(ids), "clip"), counted(len(audit.masked), "step")
+        say(f"{clips} weighed nothing in {steps}: their blocks were damaged (data.on_damage=mask)")
+    is_faulty = False
+    for epoch in range(audit.schedule.num_epochs):
+        counts, state = audit.counts(epoch), audit.state(epoch)
+        parts = [f"{clips} {_times(times)}" for times, clips in counts.items()]
+        is_whole = set(counts) == {1}
+        say(
+            f"epoch {epoch}{'' if state == 'done' else f' ({state})'}: {', '.join(parts)}"
+            f"{': each of them' if is_whole else ''}"
+        )
+        is_faulty |= audit.promises_all and not is_whole
+    return int(is_faulty)
+
+
+def _times(number: int) -> str:
+    return {0: "never", 1: "once"}.get(number, f"{number} times")
 
 
 def open_audit(layout: Layout, model: str | None) -> Audit:

@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -32,38 +32,48 @@ from shards.stream.schedule import Piece
 from shards.tar import Member, members
 
 SamplesS = npt.NDArray[np.float32]  # mono, full scale 1
-Decode = Callable[[bytes], SamplesS]
+Item = TypeVar("Item")  # a clip as it is read: its bytes, or what is decoded of them
 Store = Literal["flac", "source"]
 OF_SOURCE = ("container", "source_sha256")  # of the index: a member's suffix, and its bytes' hash
 
 
 @dataclass(frozen=True)
-class AudioChunk(ClipRows):
-    """Some clips with their audio, in the order in which they were asked for: `encoded` as in the
-    tar, or `waveforms` where the source decodes; the other is empty. `lengths_N` counts bytes, or
-    samples."""
+class AudioChunk(ClipRows, Generic[Item]):
+    """Some clips with their audio, in the order in which they were asked for. `lengths_N` are
+    those of the items: in bytes, or in samples."""
 
-    encoded: tuple[bytes, ...]
-    waveforms: tuple[SamplesS, ...]
+    items: tuple[Item, ...]
 
 
 @dataclass(frozen=True)
-class AudioBatch(ClipBatch):
-    """Some clips: `encoded`, or padded with silence to the longest of them."""
+class EncodedBatch(ClipBatch):
+    """Some clips as their tars hold them."""
 
     encoded: tuple[bytes, ...]
-    waveforms_BS: npt.NDArray[np.float32]  # [B, 0] where the source does not decode
 
 
-def audio_batch(chunk: AudioChunk, piece: Piece, *, width: int | None = None) -> AudioBatch:
+@dataclass(frozen=True)
+class WaveformBatch(ClipBatch):
+    """Some clips, padded with silence to the longest of them."""
+
+    waveforms_BS: npt.NDArray[np.float32]
+
+
+def encoded_batch(chunk: AudioChunk[bytes], piece: Piece) -> EncodedBatch:
+    """A piece of a chunk."""
+    return EncodedBatch(**chunk.of_batch(piece), encoded=chunk.items[piece.rows])
+
+
+def waveform_batch(
+    chunk: AudioChunk[SamplesS], piece: Piece, *, width: int | None = None
+) -> WaveformBatch:
     """A piece of a chunk; `width` pads to so many samples, if the longest clip has fewer."""
-    waveforms = chunk.waveforms[piece.rows]
-    longest = max([width or 0, *map(len, waveforms)]) if waveforms else 0
-    waveforms_BS = np.zeros((piece.stop - piece.start, longest), dtype=np.float32)
-    for row_S, waveform_S in zip(waveforms_BS, waveforms, strict=bool(waveforms)):
+    waveforms = chunk.items[piece.rows]
+    longest = max([width or 0, *map(len, waveforms)])
+    waveforms_BS = np.zeros((len(waveforms), longest), dtype=np.float32)
+    for row_S, waveform_S in zip(waveforms_BS, waveforms, strict=True):
         row_S[: len(waveform_S)] = waveform_S
-    encoded = chunk.encoded[piece.rows]
-    return AudioBatch(**chunk.of_batch(piece), encoded=encoded, waveforms_BS=waveforms_BS)
+    return WaveformBatch(**chunk.of_batch(piece), waveforms_BS=waveforms_BS)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class _Audio:
         return self.offsets.nbytes + self.sizes.nbytes
 
 
-class AudioSource(ClipSource):
+class AudioSource(ClipSource, Generic[Item]):
     """Random access to the audio tars of a sealed `shard` stage; rows count over its decoded
     clips, as in a token set.
 
@@ -87,8 +97,8 @@ class AudioSource(ClipSource):
         records: of its shards, in the order of the seal.
         fingerprint: of the seal.
         store: what the tars hold, as `audio.store`: `flac`, or the `source`'s own files, whole.
-        decode: from a clip's bytes to its waveform, done by the threads or processes that read;
-            for loader processes a function of a module. None: batches hold bytes.
+        decode: from a clip's bytes to what chunks hold, as its waveform; done by the threads or
+            processes that read, for the latter a function of a module. `bytes` leaves them alone.
 
     Raises IntegrityError with the tar and the clip where a header is damaged, a member is not
     where it should be, or `decode` gives up. The bytes of a `source` are checked by the sha256 on
@@ -104,7 +114,7 @@ class AudioSource(ClipSource):
         records: Sequence[CommitRecord],
         fingerprint: str,
         store: Store,
-        decode: Decode | None = None,
+        decode: Callable[[bytes], Item],
     ) -> None:
         records = without_detail(records)
         clips = Clips(layout, records, OF_SOURCE if store == "source" else ())
@@ -116,7 +126,7 @@ class AudioSource(ClipSource):
         self.unit_sizes = clips.counts
         self._is_checked = np.full(self.num_rows, store == "flac")
 
-    def read(self, rows: Indices) -> AudioChunk:
+    def read(self, rows: Indices) -> AudioChunk[Item]:
         """Many rows at once, in the order in which they lie in the tars."""
         read: list[Any] = [None] * len(rows)
         for shard, here, clips in self._clips.by_shard(rows):
@@ -124,18 +134,16 @@ class AudioSource(ClipSource):
                 read[place] = item
         lengths_N = np.array([len(item) for item in read], dtype=np.int32)
         fields = vars(self._clips.of(rows)) | {"lengths_N": lengths_N}
-        nothing: tuple[Any, ...] = ()
-        encoded, waveforms = (nothing, tuple(read)) if self._decode else (tuple(read), nothing)
-        return AudioChunk(**fields, encoded=encoded, waveforms=waveforms)
+        return AudioChunk(**fields, items=tuple(read))
 
-    def _items(self, shard: int, clips: Indices) -> Iterator[bytes | SamplesS]:
-        """The bytes of some clips of a shard, or their waveforms."""
+    def _items(self, shard: int, clips: Indices) -> Iterator[Item]:
+        """Some clips of a shard."""
         audio = self._audio[shard]
         with self._files.open(self._tars[shard]) as file:
             for clip in clips.tolist():
                 data = os.pread(file.fileno(), int(audio.sizes[clip]), int(audio.offsets[clip]))
                 self._check(shard, clip, data)
-                yield data if self._decode is None else self._decoded(shard, clip, data)
+                yield self._decoded(shard, clip, data)
 
     def _check(self, shard: int, clip: int, data: bytes) -> None:
         row = int(self._clips.first_row[shard]) + clip
@@ -146,8 +154,7 @@ class AudioSource(ClipSource):
             raise self._damage(shard, clip, "its bytes are damaged")
         self._is_checked[row] = True
 
-    def _decoded(self, shard: int, clip: int, data: bytes) -> SamplesS:
-        assert self._decode is not None
+    def _decoded(self, shard: int, clip: int, data: bytes) -> Item:
         try:
             return self._decode(data)
         except Exception as error:  # every decoder has its own
@@ -185,9 +192,17 @@ class AudioSource(ClipSource):
         return IntegrityError(f"{self._tars[shard].path}: clip {key}: {what}; {self._files.cure}")
 
 
-def open_audio(layout: Layout, decode: Decode | None = None) -> AudioSource:
-    """The audio of a run. Raises NotMadeYet before `shard` has finished, and InputError where it
-    kept no audio."""
+@overload
+def open_audio(layout: Layout) -> AudioSource[bytes]: ...
+
+
+@overload
+def open_audio(layout: Layout, decode: Callable[[bytes], Item]) -> AudioSource[Item]: ...
+
+
+def open_audio(layout: Layout, decode: Callable[[bytes], Any] = bytes) -> AudioSource[Any]:
+    """The audio of a run, as its tars hold it or decoded. Raises NotMadeYet before `shard` has
+    finished, and InputError where it kept no audio."""
     seal = open_shards(layout)
     return AudioSource(layout, seal.records, seal.fingerprint, _store_of(seal), decode)
 

@@ -47,19 +47,24 @@ class Files(Protocol):
 
 
 class LocalFiles:
-    """The files of a run on this machine's disks."""
+    """The files of a run on this machine's disks.
+
+    Args:
+        root: of the run.
+        is_all: whether they can be nowhere else; where not, an error says how to tell where.
+    """
 
     cure = REPAIR
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, *, is_all: bool = True) -> None:
+        self._root, self._is_all = root, is_all
 
     def open(self, file: FileRecord) -> IO[bytes]:
         path = self._root / file.path
         try:
             check_size(self._root, file)
         except IntegrityError:
-            if path.exists():
+            if self._is_all or path.exists():
                 raise
             raise IntegrityError(
                 f"{path} is not there: where it lies elsewhere, data.remote=URL says where; else "

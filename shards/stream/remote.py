@@ -160,7 +160,7 @@ def files_of(root: Path, config: DataConfig) -> Files:
     """Where the shards of the run at `root` are; raises InputError for a URL that fsspec cannot
     read."""
     if config.remote is None:
-        return LocalFiles(root)
+        return LocalFiles(root, is_all=False)
     cache = Cache(config.cache or root / "cache", int(config.cache_gib * 2**30))
     files = RemoteFiles(root, config.remote, cache)
     cache.trim()

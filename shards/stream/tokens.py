@@ -24,7 +24,7 @@ from shards.index import open_shards
 from shards.layout import Layout
 from shards.ragged import Indices, ragged, runs, sorted_places, starts_of
 from shards.seal import open_seal
-from shards.stream.batches import ClipBatch, decoded
+from shards.stream.batches import ClipBatch, ClipRows, decoded
 from shards.stream.blocks import Blocks, Damage, Keys, OnDamage
 from shards.stream.files import Files, Maps
 from shards.stream.remote import files_of
@@ -36,7 +36,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class TokenChunk:
+class TokenChunk(ClipRows):
     """Some rows of a token set, in the order in which they were asked for.
 
     `window_NWQ` holds them in the order in which they are stored, each with what happens to
@@ -44,11 +44,6 @@ class TokenChunk:
     no tokens, no labels and an empty key.
     """
 
-    rows_N: Indices
-    keys_N: Keys
-    lengths_N: npt.NDArray[np.int32]
-    labels: npt.NDArray[np.int16]  # of all rows, flat
-    label_starts: Indices  # [N + 1]
     window_NWQ: Tokens
     place_N: Indices
     is_whole_N: Bools
@@ -84,8 +79,9 @@ class TokenBatch(ClipBatch):
 def token_batch(
     chunk: TokenChunk, piece: Piece, *, pad_id: int, width: int | None = None
 ) -> TokenBatch:
-    """A piece of a chunk; `width` pads to so many tokens, whatever the longest clip has."""
-    rows, lengths_B, weights_B = piece.rows, chunk.lengths_N[piece.rows], piece.weights
+    """A piece of a chunk; `width` pads to so many tokens, if the longest clip has fewer."""
+    rows, known = piece.rows, chunk.of_batch(piece)
+    lengths_B = known["lengths_B"]
     tokens_BTQ = np.take(chunk.window_NWQ, chunk.place_N[rows], axis=0).astype(np.int64)
     if not chunk.is_even:
         longest = int(lengths_B.max(initial=0 if chunk.all_whole else 1))
@@ -93,21 +89,12 @@ def token_batch(
         tokens_BTQ[np.arange(longest) >= lengths_B[:, None]] = pad_id
     if not chunk.all_whole:
         is_whole_B = chunk.is_whole_N[rows]
-        lengths_B, weights_B = np.where(is_whole_B, lengths_B, 1), weights_B * is_whole_B
+        known["lengths_B"] = np.where(is_whole_B, lengths_B, 1)
+        known["weights_B"] = known["weights_B"] * is_whole_B
     if width is not None and width > tokens_BTQ.shape[1]:
         beyond = ((0, 0), (0, width - tokens_BTQ.shape[1]), (0, 0))
         tokens_BTQ = np.pad(tokens_BTQ, beyond, constant_values=pad_id)
-    starts = chunk.label_starts[piece.start : piece.stop + 1]
-    return TokenBatch(
-        rows_B=chunk.rows_N[rows],
-        keys_B=chunk.keys_N[rows],
-        tokens_BTQ=tokens_BTQ,
-        lengths_B=lengths_B,
-        weights_B=weights_B,
-        seeds_B=piece.seeds,
-        labels=chunk.labels[starts[0] : starts[-1]],
-        label_starts=starts - starts[0],
-    )
+    return TokenBatch(**known, tokens_BTQ=tokens_BTQ)
 
 
 class TokenSource:

@@ -22,7 +22,7 @@ from configs.schema import AudioConfig, Config
 from pipeline.audio.decode import AudioFile, decode
 from shards.index import open_shards
 from shards.layout import Layout
-from shards.stream.audio import AudioChunk, AudioSource, audio_batch, open_audio
+from shards.stream.audio import AudioChunk, AudioSource, encoded_batch, open_audio, waveform_batch
 from shards.stream.order import GlobalOrder, Order, WindowOrder
 from shards.stream.proof import assert_resumes_exactly
 from shards.stream.schedule import Piece, Schedule, World
@@ -47,11 +47,10 @@ def values(data: bytes) -> npt.NDArray[np.float32]:
     return np.frombuffer(data, np.uint8).astype(np.float32) / 255
 
 
-def assert_holds(chunk: AudioChunk, clips: list[Clip]) -> None:
+def assert_holds(chunk: AudioChunk[bytes], clips: list[Clip]) -> None:
     assert [key.decode() for key in chunk.keys_N.tolist()] == [clip.key for clip in clips]
-    assert list(chunk.encoded) == [clip.audio for clip in clips]
+    assert list(chunk.items) == [clip.audio for clip in clips]
     assert chunk.lengths_N.tolist() == [len(clip.audio) for clip in clips]
-    assert chunk.waveforms == ()
     labels = [chunk.labels[a:b].tolist() for a, b in pairwise(chunk.label_starts)]
     assert labels == [list(clip.labels) for clip in clips]
 
@@ -82,9 +81,9 @@ def test_a_row_is_the_same_clip_as_in_tokens_and_its_bytes_are_those_of_tarfile(
     for record in open_shards(layout).records:
         with tarfile.open(layout.root / record.file("audio/").path) as tar:
             found |= {info.name: tar.extractfile(info).read() for info in tar}
-    encoded = source.read(rows).encoded
+    encoded = source.read(rows).items
     assert list(encoded) == [found[f"{key}.flac"] for key in keys]
-    waveforms = open_audio(layout, decode_as_made).read(rows).waveforms
+    waveforms = open_audio(layout, decode_as_made).read(rows).items
     for data, waveform_S in zip(encoded, waveforms, strict=True):
         assert waveform_S.dtype == np.float32
         np.testing.assert_array_equal(waveform_S, decode_as_made(data))
@@ -102,23 +101,24 @@ def test_a_batch_is_padded_waveforms_or_bytes(
     piece = Piece(first, len(rows), num - 1, np.arange(num, dtype=np.uint64))
     clips = [sets["flac"].clips[row] for row in rows[first:]]
     layout = sets["flac"].layout
-    batch = audio_batch(open_audio(layout, values).read(np.array(rows)), piece, width=width)
+    batch = waveform_batch(open_audio(layout, values).read(np.array(rows)), piece, width=width)
     longest = max(width or 0, *(len(clip.audio) for clip in clips), 0)
     assert (batch.waveforms_BS.shape, batch.waveforms_BS.dtype) == ((num, longest), np.float32)
     for waveform_S, clip in zip(batch.waveforms_BS, clips, strict=True):
         np.testing.assert_array_equal(waveform_S[: len(clip.audio)], values(clip.audio))
         assert not waveform_S[len(clip.audio) :].any()
-    assert (batch.keys, batch.encoded) == ([clip.key for clip in clips], ())
+    assert batch.keys == [clip.key for clip in clips]
     assert batch.lengths_B.tolist() == [len(clip.audio) for clip in clips]
     assert batch.weights_B.tolist() == [1.0] * (num - 1) + [0.0]
-    plain = audio_batch(open_audio(layout).read(np.array(rows)), piece, width=width)
+    plain = encoded_batch(open_audio(layout).read(np.array(rows)), piece)
     assert list(plain.encoded) == [clip.audio for clip in clips]
-    assert plain.waveforms_BS.shape == (num, 0)
 
 
 @pytest.mark.parametrize("mode", ["global", "window"])
-@pytest.mark.parametrize("decoder", [None, values])
-def test_streams_of_audio_resume_exactly(mode: str, decoder: Any, sets: dict[str, Made]) -> None:
+@pytest.mark.parametrize(("decoder", "collate"), [(bytes, encoded_batch), (values, waveform_batch)])
+def test_streams_of_audio_resume_exactly(
+    mode: str, decoder: Any, collate: Any, sets: dict[str, Made]
+) -> None:
     source = open_audio(sets["source"].layout, decoder)
     order: Order = GlobalOrder(source.num_rows, 3)
     if mode == "window":
@@ -126,7 +126,7 @@ def test_streams_of_audio_resume_exactly(mode: str, decoder: Any, sets: dict[str
 
     def make(world: World) -> Stream[Any, Any]:
         schedule = Schedule(source.num_rows, 6, 2)
-        return Stream(source, order, schedule, audio_batch, world=world, num_threads=0)
+        return Stream(source, order, schedule, collate, world=world, num_threads=0)
 
     seen = assert_resumes_exactly(make, range(0, 11, 4), num_ranks=(1, 2, 3), num_workers=(1, 2))
     assert Counter(row for rows, _ in seen for row in rows) == dict.fromkeys(range(33), 2)
@@ -157,7 +157,7 @@ def test_a_source_goes_to_another_process_without_what_it_holds(sets: dict[str, 
     sent = pickle.loads(pickle.dumps(source))
     assert sent.fingerprint == source.fingerprint
     for one, other in zip(
-        source.read(source.all_rows).waveforms, sent.read(sent.all_rows).waveforms, strict=True
+        source.read(source.all_rows).items, sent.read(sent.all_rows).items, strict=True
     ):
         np.testing.assert_array_equal(one, other)
 

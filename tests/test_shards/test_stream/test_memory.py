@@ -20,7 +20,7 @@ from pathlib import Path
 from functools import partial
 import numpy as np
 from shards.layout import Layout
-from shards.stream.audio import audio_batch, open_audio
+from shards.stream.audio import open_audio, waveform_batch
 from shards.stream.frames import FrameSource, frame_batch, open_frames
 from shards.stream.order import GlobalOrder, WindowOrder
 from shards.stream.schedule import Schedule
@@ -38,7 +38,7 @@ if kind == "frames":
     collate = partial(frame_batch, pad_value=0.0)
 else:
     source = open_audio(Layout(Path(root)), values)
-    order, collate = GlobalOrder(source.num_rows, 0), audio_batch
+    order, collate = GlobalOrder(source.num_rows, 0), waveform_batch
 stream = Stream(source, order, Schedule(source.num_rows, 32, 1), collate, num_threads=1)
 clips = sum(step.num_examples for step in stream.steps())
 peak_kib = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
