@@ -194,16 +194,16 @@ class MixedOrder:
 
     The shares hold in every stretch, not on average only: which part has a position is written in
     a table of TURNS turns in which each part's are spread evenly. Examples of the second part are
-    counted on from those of the first.
+    counted on from those of the first. An epoch has as many positions as all of them together.
     """
 
     name = "mixed"
     TURNS = 10_000
 
-    def __init__(self, parts: Sequence[Order], shares: Sequence[float], counts: Sequence[int]):
+    def __init__(self, parts: Sequence[Order], shares: Sequence[float]) -> None:
         self._parts = tuple(parts)
         self.seed = parts[0].seed
-        self._first = starts_of(np.asarray(counts, dtype=np.int64))
+        self._first = starts_of(np.array([part.num_positions for part in parts]))
         self._turns = _apportioned(shares, self.TURNS)
         self._part_of = _interleaved(self._turns)
         is_of = self._part_of[:, None] == np.arange(len(parts))

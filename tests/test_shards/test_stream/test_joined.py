@@ -68,7 +68,7 @@ def test_every_row_is_what_it_is_in_its_own_set(joined: JoinedSource) -> None:
 
 def mixture(joined: JoinedSource, world: World | None = None) -> Stream[TokenChunk, TokenBatch]:
     parts = [GlobalOrder(count, seed) for seed, count in enumerate(joined.counts)]
-    order = MixedOrder(parts, (0.5, 0.3, 0.2), joined.counts)
+    order = MixedOrder(parts, (0.5, 0.3, 0.2))
     schedule = Schedule(order.num_positions, 8, 4)
     collate = partial(token_batch, pad_id=65_535)
     return Stream(joined, order, schedule, collate, world=world, micro_batch_size=3)

@@ -27,7 +27,7 @@ MAKE: dict[str, Callable[[int], Order]] = {
     "window": lambda seed: WindowOrder(SIZES, 3, seed),
     "weighted": lambda seed: WeightedOrder(np.arange(1.0, sum(SIZES) + 1), seed),
     "mixed": lambda seed: MixedOrder(
-        [GlobalOrder(20, seed), WindowOrder([10, 5], 1, seed)], [0.3, 0.7], [20, 15]
+        [GlobalOrder(20, seed), WindowOrder([10, 5], 1, seed)], [0.3, 0.7]
     ),
 }
 
@@ -127,7 +127,7 @@ def test_every_stretch_of_a_mixture_has_its_shares(
 ) -> None:
     counts = counts[: len(shares)]
     parts = [GlobalOrder(count, 1) for count in counts]
-    order = MixedOrder(parts, shares, counts)
+    order = MixedOrder(parts, shares)
     positions = start + np.arange(stop)
     first = np.concatenate([[0], np.cumsum(counts)])
     found = np.searchsorted(first, order.examples(0, positions), side="right") - 1
@@ -138,7 +138,7 @@ def test_every_stretch_of_a_mixture_has_its_shares(
 
 
 def test_the_parts_of_a_mixture_go_round_by_themselves() -> None:
-    order = MixedOrder([GlobalOrder(3, 1), GlobalOrder(10, 1)], [1, 1], [3, 10])
+    order = MixedOrder([GlobalOrder(3, 1), GlobalOrder(10, 1)], [1, 1])
     positions = np.arange(60)
     examples = order.examples(0, positions)
     small, large = examples[examples < 3], examples[examples >= 3]
