@@ -22,8 +22,8 @@ from pipeline.audio.mel import log_mel, mel_filters, mfcc
 from pipeline.audio.refusal import ClipRefused
 from pipeline.synth import make_clip
 
-# Below its frame's loudest cell by more than this, a cell holds the rounding of a float32 FFT,
-# torchaudio's as ours: both are dB away there from what float64 gives.
+# Below its frame's loudest cell by more than this, a cell holds the rounding of a float32 FFT:
+# dB away there from what float64 gives, as torchaudio's own float32 is.
 MEANING_DB = {2: 90.0, 1: 80.0}  # of power, of magnitude
 MOST_CELLS = {2: 0.95, 1: 0.9}  # that are equal all the same, meaning or not
 
@@ -75,13 +75,14 @@ def made(number: int) -> npt.NDArray[np.float32]:
 
 
 def torchaudio_mel(waveform_N: npt.NDArray, rate_hz: int, config: MelFrames) -> npt.NDArray:
-    waveform = torch.from_numpy(waveform_N)
+    """In float64: what float32 makes of quiet cells differs from processor to processor."""
+    waveform = torch.from_numpy(waveform_N).double()
     shared = {"n_fft": config.n_fft, "hop_length": config.hop_length, "power": float(config.power)}
     if config.scale == "linear":
-        energy_FT = torchaudio.transforms.Spectrogram(**shared)(waveform)
-        mel_MT = torchaudio_filters(rate_hz, config).T @ energy_FT
+        energy_FT = torchaudio.transforms.Spectrogram(**shared).double()(waveform)
+        mel_MT = torchaudio_filters(rate_hz, config).double().T @ energy_FT
     else:
-        mel_MT = torchaudio.transforms.MelSpectrogram(
+        transform = torchaudio.transforms.MelSpectrogram(
             rate_hz,
             n_mels=config.n_mels,
             f_min=config.f_min_hz,
@@ -89,7 +90,8 @@ def torchaudio_mel(waveform_N: npt.NDArray, rate_hz: int, config: MelFrames) -> 
             mel_scale=config.scale,
             norm=None if config.norm == "none" else config.norm,
             **shared,
-        )(waveform)
+        )
+        mel_MT = transform.double()(waveform)
     decibels_MT = torchaudio.functional.amplitude_to_DB(
         mel_MT,
         multiplier=10.0 if config.power == 2 else 20.0,
