@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from configs.cli import RunVerb, main
 from configs.console import counted, say
+from configs.errors import InputError
 
 if TYPE_CHECKING:
     from shards.layout import Layout
@@ -23,8 +24,14 @@ SHOWN_FAULTS = 20
 def verify(run: Path, args: argparse.Namespace) -> int:
     from shards import verify as verifying
     from shards.layout import Layout
+    from shards.stream.remote import where_shards_are, without_secrets
 
     layout = Layout(run)
+    if args.repair and (url := where_shards_are(layout).remote):
+        raise InputError(
+            f"{run}: what is not here may lie at data.remote={without_secrets(url)}, and would be "
+            "taken for lost: repair the copy that has it, or say data.remote=null to `fit` first"
+        )
     with _held(layout, "verify") if args.repair else nullcontext():
         findings = verifying.verify(layout, args.level)
         left = verifying.repair(layout, findings) if args.repair else len(findings.faults)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import IntegrityError
+from configs.errors import InputError, IntegrityError
 from configs.load import load_config
 from configs.schema import Config
 from shards.__main__ import VERBS
@@ -71,6 +71,8 @@ def test_a_run_without_its_shards_trains_from_a_copy(
         weights = (path.directory / "model.safetensors" for path in (job, local))
         assert len({path.read_bytes() for path in weights}) == 1
     assert load_config(far.run).data.remote == store.address
+    with pytest.raises(InputError, match=r"what is not here may lie at data\.remote=http://"):
+        VERBS["verify"].run(far.run, Namespace(repair=True, level="quick", json=False))
     shutil.rmtree(far.run / "cache")
     words = Namespace(out=tmp_path / "out", name="default", format="parquet")
     assert VERBS["export"].run(far.run, words) == 0, "it reads where the run's config says"
