@@ -29,8 +29,10 @@ def test_ingest() -> None:
         *("benchmarks.ingest", "--clips", "8", "--rounds", "1", "--peer-decoder", "soundfile")
     )
     assert report["bench"] == "ingest"
-    for key in ("vs_naive_torchaudio", "vs_floor", "ms_per_clip", "flac_ms_more"):
+    for key in ("vs_naive_torchaudio", "vs_floor", "ms_per_clip"):
         assert float(report[key]) > 0
+    # A difference of two measurements, which one round on a busy machine may turn.
+    assert abs(float(report["flac_ms_more"])) < float(report["ms_per_clip"])
 
 
 @pytest.mark.skipif(not AUDIOSET.is_dir(), reason="AudioSet's lists are not beside the repository")
