@@ -30,8 +30,8 @@ class Reader(Protocol):
 
 
 def open_reader(data: TokenData, rows: Rows, train: TrainConfig) -> Reader:
-    """The reader that the config names, of some rows. Raises InputError
-    under torchrun: a training is one process."""
+    """The reader that the config names, of some rows. Raises InputError under torchrun: a training
+    is one process."""
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise InputError("fit trains in one process: start it by `python -m train fit`")
     return READERS[data.config.reader](data, rows, train)

@@ -201,7 +201,7 @@ def test_several_processes_are_refused(
     for reader in ("stream", "webdataset"):
         one = make_fit(random_data((8, 0, 0)), reader=reader)
         with pytest.raises(InputError, match="fit trains in one process"):
-            _ = one.stream
+            _ = one.reader
 
 
 def tar_of(data: TokenData) -> Path:
