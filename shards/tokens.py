@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from configs.errors import IntegrityError
 from shards.commit import CommitRecord, FileRecord
 from shards.ragged import Indices, starts_of
 from shards.tar import TarWriter
@@ -195,9 +196,15 @@ class TokenIndex:
 
 
 def read_token_index(path: Path) -> TokenIndex:
-    """The index of a sealed set, a few kilobytes a shard; raises no error of its own."""
+    """The index of a sealed set, a few kilobytes a shard; raises IntegrityError for one of an
+    earlier format."""
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all()
+    if missing := set(INDEX_SCHEMA.names) - set(table.column_names):
+        raise IntegrityError(
+            f"{path}: is of an earlier format, without {', '.join(sorted(missing))}: make the "
+            "tokens again in another run=DIR, or under another codebook.name"
+        )
     files = tuple(FileRecord(**file) for file in json.loads(table.schema.metadata[SHARDS_KEY]))
     # Arrow would import pandas, where that is installed, to compare with a word of Python's: 1 s.
     column_of = np.array(table.column("column").to_pylist(), dtype=np.str_)

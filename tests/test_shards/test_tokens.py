@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import webdataset
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from shards.layout import Layout
 from shards.seal import open_seal
 from shards.stream.schedule import Piece
 from shards.stream.tokens import TokenSource, open_tokens, token_batch
-from shards.tokens import STAGE
+from shards.tokens import STAGE, read_token_index, write_index
 from tests.token_sets import (
     BLOCKS_PER_SHARD,
     PER_BLOCK,
@@ -220,3 +221,13 @@ def test_stock_webdataset_reads_the_blocks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(columns["tokens"], expected)
         assert columns["lengths"].tolist() == [len(clip.tokens_TQ) for clip in inside]
         assert columns["counts"].sum() == len(columns["labels"])
+
+
+def test_an_index_of_an_earlier_format_is_named(tmp_path: Path) -> None:
+    layout = token_set(tmp_path / "run", [clips_of(1, 3)])
+    path = open_seal(layout, STAGE, "default").shared_file("index")
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    write_index(tmp_path / "old", table.drop_columns("longest"))
+    with pytest.raises(IntegrityError, match=r"old: is of an earlier format, without longest"):
+        read_token_index(tmp_path / "old")
