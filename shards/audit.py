@@ -1,7 +1,8 @@
 """The verb `audit`: which clips were in a step of a training, and was each there once an epoch?
 
 The order of a stream is a function, so the answer is computed from what `fit` wrote beside the
-model, not from a log: the same function, on the same sealed clips.
+model: the same function, on the same sealed clips. Only how far the training came, and which clips
+of damaged blocks weighed nothing, stand in its log.
 """
 
 from __future__ import annotations

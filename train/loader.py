@@ -57,7 +57,7 @@ class LoaderProcesses:
 
     def steps(self, place: Place) -> Generator[Step[Batch], None, None]:
         """All steps from a place on, by processes that start at once; to be closed, or they stay as
-        long as this one.
+        long as the thread that called.
 
         Raises whatever reading raises, and TrainingFailed where a worker was killed.
         """
