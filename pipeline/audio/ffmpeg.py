@@ -166,6 +166,7 @@ def _samples(frame: av.AudioFrame) -> SamplesNC:
     array = frame.to_ndarray()
     samples_NC = array.T if frame.format.is_planar else array.reshape(frame.samples, -1)
     if array.dtype.kind == "f":
-        return samples_NC.astype(np.float32, copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused
+            return samples_NC.astype(np.float32, copy=False)
     offset, scale = OFFSET_AND_SCALE[array.dtype.str[1:]]
     return ((samples_NC.astype(np.float64) - offset) / scale).astype(np.float32)

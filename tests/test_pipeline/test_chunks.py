@@ -125,6 +125,8 @@ def test_a_table_of_packets_behind_the_samples_is_missed() -> None:
 @settings(max_examples=300)
 @given(st.sampled_from(ALL), st.integers(0, 8 * 256 - 1))
 @example("CAF PCM_16", 8 * 20 + 1)  # a rate that is no number
+@example("CAF DOUBLE", 312)  # samples beyond float32
+@example("AU PCM_16", 122)  # samples that are no numbers
 def test_a_flipped_bit_of_a_header_ends_in_samples_or_a_refusal(name: str, bit: int) -> None:
     data = bytearray(whole(name)[0])
     data[bit // 8] ^= 1 << bit % 8
