@@ -8,7 +8,7 @@ Paths are relative to the directory that the command runs in.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -20,13 +20,11 @@ from pydantic import (
 )
 
 from configs.cluster import ClusterConfig
+from configs.codebook import CodebookConfig, PcenStep, Seed
 from configs.data import DataConfig
 from configs.frames import FramesConfig, MelFrames
 from configs.section import Name, Section, Share, split_commas
 from configs.sources import Source, TableSource
-
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-MAX_K = 65_536  # tokens are uint16 on disk
 
 
 class SplitConfig(Section):
@@ -78,21 +76,6 @@ class AudioConfig(Section):
 
 class QuarantineConfig(Section):
     max_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # above it, exit code 3
-
-
-class CodebookConfig(Section):
-    """Minibatch K-means over frames drawn evenly from the training clips."""
-
-    name: Name = "default"
-    k: Annotated[int, Field(ge=2, le=MAX_K)] = 500
-    metric: Literal["l2", "cosine"] = "l2"
-    front_end: Literal["none", "minmax"] = "none"
-    frames_per_centroid: PositiveInt = 256
-    holdout_share: Share = 0.05  # of the training clips, to measure the error on
-    batch_frames: PositiveInt = 4_096  # of the first pass; it doubles with every pass
-    passes: PositiveInt = 10
-    seed: Seed = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 # --- models and training ---------------------------------------------------------------------
@@ -197,6 +180,17 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _frames_choose_the_front_end(cls, tree: Any) -> Any:
+        """PCEN is of log-mel frames; others are standardised, where nothing else is asked for."""
+        frames = tree.get("frames", {}) if isinstance(tree, dict) else {}
+        is_mel = not isinstance(frames, dict) or frames.get("kind", "mel") == "mel"
+        codebook = tree.get("codebook", {}) if isinstance(tree, dict) else None
+        if is_mel or not isinstance(codebook, dict) or "front_end" in codebook:
+            return tree
+        return {**tree, "codebook": {**codebook, "front_end": "logmel"}}
+
     @model_validator(mode="after")
     def _models_exist(self) -> Self:
         unknown = [name for name in self.model if name not in self.models]
@@ -215,9 +209,34 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _networks_read_one_codebook(self) -> Self:
+        networks = [name for name in self.model if self.models[name].kind != "bag"]
+        if self.codebook.codebooks > 1 and networks:
+            raise ValueError(
+                f"model: {', '.join(networks)} read one token a frame, and codebook.codebooks is "
+                f"{self.codebook.codebooks}: set model=bag or codebook.codebooks=1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _source_bytes_are_of_one_clip(self) -> Self:
         if self.audio.store == "source" and self.source.windows is not None:
             raise ValueError("audio.store=source: windows are parts of files; use flac or none")
+        return self
+
+    @model_validator(mode="after")
+    def _the_front_end_fits_the_frames(self) -> Self:
+        front_end = self.codebook.front_end
+        takes_power = any(isinstance(step, PcenStep) for step in front_end.steps)
+        if takes_power and self.frames.kind != "mel":
+            raise ValueError(
+                f"codebook.front_end: pcen is of log-mel frames, and frames.kind is "
+                f"{self.frames.kind}: set codebook.front_end=logmel"
+            )
+        width = front_end.width(self.frames.num_bins)
+        parts = self.codebook.codebooks if self.codebook.combine == "product" else 1
+        if width % parts:
+            raise ValueError(f"codebook.codebooks: {parts} do not divide vectors of {width}")
         return self
 
     @model_validator(mode="after")

@@ -1,92 +1,138 @@
-"""The codebook stage: draw frames from the training clips and find their K centroids.
+"""The codebook stage: fit the front end, draw frames, and find the K centroids of each codebook.
 
-The state after every pass is kept in `codebooks/<name>/state`; a killed run goes on
-from it and ends at the same bytes. The commit record comes last, and then the state goes.
+Shards are drawn from by tasks, training is one task more. All that is unfinished lies in a
+`Workplace`: the fitted front end, what was drawn from each shard, and the state after every step
+of training. A killed run goes on from there and ends at the same bytes. The commit record comes
+last, and then the workplace goes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from safetensors.numpy import load, save
+import numpy as np
+import numpy.typing as npt
 
 from cluster.launch import OpenClient
-from configs.console import Progress, say
-from configs.schema import CodebookConfig, Config
-from pipeline import kmeans
-from pipeline.audio.assign import choose_device
-from pipeline.draw import Draw, draw_frames
-from pipeline.stage import Stage, run_shards
-from shards.atomic import write_whole
+from configs.console import say
+from configs.schema import Config
+from pipeline import ledger
+from pipeline.audio.engines import choose_engine
+from pipeline.audio.frames import frames_of
+from pipeline.audio.front_end import FrontEnd
+from pipeline.audio.quantise import Quantiser
+from pipeline.draw import (
+    FRONT_END,
+    HOLDOUT,
+    TRAINING,
+    DrawnRows,
+    DrawTask,
+    draw_shard,
+    fit_front_end,
+    training_clips,
+)
+from pipeline.several import Training, train_codebooks
+from pipeline.sounds import fit_sounds
+from pipeline.stage import Stage, run_parts, run_shards
+from pipeline.workplace import Workplace
 from shards.codebook import FILE_NAME, STAGE, Codebook, codebook_names
 from shards.commit import CommitRecord, StageLog, canonical_json, ids_sha256, publish_bytes
 from shards.index import open_shards
 from shards.layout import Layout
 from shards.seal import Seal
 
-FORMAT = 1
-STATE_NAME = "state"  # a hash, then safetensors
-STAMP_BYTES = 32
+FORMAT = 2
+STEP = "step"  # of training, in the workplace
 FEW_A_CENTROID = 10  # frames
+SOUND_FRAMES = 2**17  # that what tokens stand for is fitted to, at least, and
+SOUND_FRAMES_A_TOKEN = 16
 
-Metrics = dict[str, dict[str, Any]]
+Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class CodebookTask:
-    """All that is needed to train one codebook."""
+    """All that is needed to train the codebooks of one name."""
 
-    root: Path
+    place: Workplace
     config: Config
-    name: str
-    fold: int | None
-    fingerprint: str
+    num_shards: int
+    frames_fingerprint: str
 
     @property
     def title(self) -> str:
-        return f"{STAGE} {self.name}"
+        return f"{STAGE} {self.place.name}"
+
+    @property
+    def centroid_width(self) -> int:
+        """Numbers in a centroid."""
+        config = self.config.codebook
+        width = config.front_end.width(self.config.frames.num_bins)
+        return width // config.codebooks if config.combine == "product" else width
 
 
 def run(config: Config, layout: Layout, client: OpenClient) -> None:
-    """Train and commit every codebook of the job that is not committed yet: in this process, or
-    on a worker that has what `cluster.task_resources.codebook` asks for."""
+    """Train and commit every codebook of the job that is not committed yet."""
     seal = open_shards(layout)
     for name, fold in codebook_names(config.codebook, config.split):
         log = StageLog(layout, STAGE, name)
-        state_path = layout.codebook(name) / STATE_NAME
-        fingerprint = log.open(recipe(config, seal, fold), state_path)
-        task = CodebookTask(layout.root.absolute(), config, name, fold, fingerprint)
-        if log.record(0) is not None:
-            say(f"codebook {name}: committed, nothing to do")
-        elif config.cluster.resources_of(STAGE):
-            run_shards(Stage(log, fingerprint, make_codebook), [task], config.cluster, client)
+        begun = Workplace(layout.root.absolute(), name, "")
+        fingerprint = log.open(recipe(config, seal, fold), begun.path(STEP))
+        place = Workplace(begun.root, name, fingerprint)
+        if log.record(0) is None:
+            _make(config, seal, fold, log, place, client)
         else:
-            make_codebook(task)
-        state_path.unlink(missing_ok=True)
+            say(f"codebook {name}: committed, nothing to do")
+        place.clear()
 
 
-def make_codebook(task: CodebookTask) -> CommitRecord:
-    """Train and commit one codebook, going on from the state that a killed attempt left."""
-    layout, config, name = Layout(task.root), task.config, task.name
-    log, seal = StageLog(layout, STAGE, name), open_shards(layout)
-    existing = log.made(0, task.fingerprint)
-    if existing is not None:
-        return existing
-    device = choose_device(config.codebook.device)
-    draw = draw_frames(seal, config.codebook, config.split, task.fold)
-    say(f"codebook {name}: {len(draw.train_ND)} frames drawn, faiss on {device}")
-    if len(draw.train_ND) < FEW_A_CENTROID * config.codebook.k:
-        say(f"warning: few frames for k={config.codebook.k} centroids; lower codebook.k")
-    state = _train(layout, name, config.codebook, draw, task.fingerprint, device)
-    codebook = _codebook(config, seal, state)
-    metrics = measure(codebook, draw)
-    record = _commit(log, codebook, metrics, task.fingerprint)
-    say(summary(name, codebook, metrics))
-    return record
+def _make(
+    config: Config,
+    seal: Seal,
+    fold: int | None,
+    log: StageLog,
+    place: Workplace,
+    client: OpenClient,
+) -> None:
+    """Draw on all workers; then train in this process, or on a worker that has what
+    `cluster.task_resources.codebook` asks for."""
+    tasks = _draw_tasks(config, seal, fold, place)
+    run_parts(Stage(log, place.fingerprint, draw_shard, part="draw"), tasks, config.cluster, client)
+    task = CodebookTask(place, config, len(seal.records), seal.fingerprint)
+    if config.cluster.resources_of(STAGE):
+        run_shards(Stage(log, place.fingerprint, make_codebook), [task], config.cluster, client)
+    else:
+        make_codebook(task)
+
+
+def _draw_tasks(config: Config, seal: Seal, fold: int | None, place: Workplace) -> list[DrawTask]:
+    """One task a shard; before there are any, the front end is fitted."""
+    clips = training_clips(seal, config.codebook, config.split, fold)
+    if place.read(FRONT_END) is None:
+        place.write(FRONT_END, fit_front_end(seal, clips, config.codebook).tensors())
+    wanted = config.codebook.k * config.codebook.frames_per_centroid
+    num_clips = sum(len(of_shard.train) for of_shard in clips)
+    return [
+        DrawTask(
+            place,
+            record,
+            of_shard,
+            config.codebook,
+            frames_a_clip=-(-wanted // max(1, num_clips)),
+            silent_M=digital_silence(config),
+        )
+        for record, of_shard in zip(seal.records, clips, strict=True)
+    ]
+
+
+def digital_silence(config: Config) -> npt.NDArray[np.float16]:
+    """The frame [M], as stored, of samples that are all 0."""
+    second = np.zeros(config.audio.sample_rate_hz, dtype=np.float32)
+    silent_TM = frames_of(second, config.audio.sample_rate_hz, config.frames)
+    return np.asarray(silent_TM[len(silent_TM) // 2], dtype=np.float16)
 
 
 def recipe(config: Config, seal: Seal, fold: int | None) -> dict[str, Any]:
@@ -100,60 +146,93 @@ def recipe(config: Config, seal: Seal, fold: int | None) -> dict[str, Any]:
     }
 
 
-def _train(
-    layout: Layout, name: str, config: CodebookConfig, draw: Draw, fingerprint: str, device: str
-) -> kmeans.State:
-    path = layout.codebook(name) / STATE_NAME
-    state = _resume(path, fingerprint) or kmeans.start(draw.train_ND, config)
-    if state.passes:
-        say(f"codebook {name}: going on after pass {state.passes} of {config.passes}")
-    with Progress(f"codebook {name}", config.passes, "frames", state.passes) as progress:
-        for after_pass in kmeans.train(state, draw.train_ND, config, device):
-            write_whole(layout.partial, path, _state_bytes(after_pass, fingerprint))
-            progress.advance(len(draw.train_ND))
-            state = after_pass
-    return state
+def make_codebook(task: CodebookTask) -> CommitRecord:
+    """Train and commit, going on from the state that a killed attempt left."""
+    place, config = task.place, task.config.codebook
+    log = StageLog(place.layout, STAGE, place.name)
+    existing = log.made(0, place.fingerprint)
+    if existing is not None:
+        return existing
+    drawn = DrawnRows(place, task.num_shards, TRAINING)
+    holdout = DrawnRows(place, task.num_shards, HOLDOUT)
+    training = _train(task, drawn.capped(config.silence_share), holdout)
+    codebook = _codebook(task, training, drawn)
+    metrics = _metrics(task, training, codebook, drawn, holdout)
+    record = _commit(log, codebook, metrics, place.fingerprint)
+    say(summary(place.name, codebook, metrics))
+    return record
 
 
-def _resume(path: Path, fingerprint: str) -> kmeans.State | None:
-    """The state after the last pass; None where there is none that is whole and of this recipe:
-    to begin again ends at the same bytes."""
-    if not path.exists():
-        return None
-    data = path.read_bytes()
-    stamp, tensors = data[:STAMP_BYTES], data[STAMP_BYTES:]
-    is_ours = stamp == _stamp(tensors, fingerprint)
-    return kmeans.resumed(load(tensors)) if is_ours else None
+def _train(task: CodebookTask, rows: DrawnRows, holdout: DrawnRows) -> Training:
+    place, config = task.place, task.config.codebook
+    num_frames = round(rows.total_weights()[0])
+    choice = choose_engine(config.k, task.centroid_width, config.device)
+    say(f"codebook {place.name}: {num_frames:,} frames drawn, assigned by {choice}")
+    if num_frames < FEW_A_CENTROID * config.k:
+        say(f"warning: few frames for k={config.k} centroids; lower codebook.k")
+    kept = place.read(STEP)
+    training = Training() if kept is None else Training.resumed(kept)
+    if kept is not None:
+        say(f"codebook {place.name}: going on after step {training.step}")
+    for after_step in train_codebooks(training, config, rows, holdout, choice.build):
+        place.write(STEP, after_step.tensors())
+        training = after_step
+    return training
 
 
-def _state_bytes(state: kmeans.State, fingerprint: str) -> bytes:
-    tensors = save(kmeans.to_tensors(state))
-    return _stamp(tensors, fingerprint) + tensors
-
-
-def _stamp(tensors: bytes, fingerprint: str) -> bytes:
-    return hashlib.sha256(fingerprint.encode() + tensors).digest()
-
-
-def _codebook(config: Config, seal: Seal, state: kmeans.State) -> Codebook:
-    return Codebook(
-        centroids_KD=state.centroids_KD,
+def _codebook(task: CodebookTask, training: Training, drawn: DrawnRows) -> Codebook:
+    place, config = task.place, task.config
+    front_end = FrontEnd.restored(
+        config.codebook.front_end.model_dump(mode="json"), place.read(FRONT_END) or {}
+    )
+    codebook = Codebook(
+        centroids_QKD=training.centroids_QKD,
         metric=config.codebook.metric,
-        front_end=config.codebook.front_end,
+        front_end=config.codebook.front_end.model_dump(mode="json"),
         frames=config.frames.model_dump(mode="json"),
         sample_rate_hz=config.audio.sample_rate_hz,
-        frames_fingerprint=seal.fingerprint,
+        frames_fingerprint=task.frames_fingerprint,
+        combine=config.codebook.combine,
+        front_end_tensors=front_end.tensors(),
     )
+    rows = slice(0, max(SOUND_FRAMES, SOUND_FRAMES_A_TOKEN * codebook.k))
+    vectors_ND, weights_N = drawn.read(rows)
+    tokens_NQ = Quantiser(codebook).quantise(vectors_ND)
+    sounds_QVM = fit_sounds(tokens_NQ, drawn.frames(rows), weights_N, codebook.vocabulary)
+    if codebook.silence_token is not None:
+        masked_M = drawn.masked_frame()
+        sounds_QVM[:, codebook.silence_token] = 0
+        sounds_QVM[0, codebook.silence_token] = (
+            digital_silence(config) if masked_M is None else masked_M
+        )
+    return replace(codebook, sounds_QVM=sounds_QVM)
 
 
-def measure(codebook: Codebook, draw: Draw) -> Metrics:
-    """Error and use of the tokens, over the vectors drawn to train (`train`) and, where some were
-    held out, over those (`holdout`)."""
-    parts = {"train": draw.train_ND, "holdout": draw.holdout_ND}
+def _metrics(
+    task: CodebookTask,
+    training: Training,
+    codebook: Codebook,
+    drawn: DrawnRows,
+    holdout: DrawnRows,
+) -> Metrics:
+    """The ledger: over the frames drawn to train on (`train`) and, where some clips were held out,
+    over theirs (`holdout`)."""
+    quantiser = Quantiser(codebook)
+    parts = {"train": drawn, "holdout": holdout}
+    total, silence = drawn.total_weights()
+    frames_per_s = codebook.sample_rate_hz / task.config.frames.hop_samples(codebook.sample_rate_hz)
+    tokens_per_s = frames_per_s * codebook.num_codebooks
     return {
-        part: kmeans.measure(codebook.centroids_KD, vectors_ND, codebook.metric)
-        for part, vectors_ND in parts.items()
-        if len(vectors_ND)
+        "frames_drawn": round(total),
+        "digital_silence": silence / total,
+        "tokens_per_s": tokens_per_s,
+        "bits_per_s": tokens_per_s * float(np.log2(codebook.vocabulary)),
+        "steps": [
+            {"train_errors": state.train_errors, "holdout_errors": state.holdout_errors}
+            for state in training.done
+        ],
+        "map": np.round(ledger.pca_map(codebook.centroids_QKD[0]), 4).tolist(),
+        **{name: ledger.measure(rows, quantiser) for name, rows in parts.items() if len(rows)},
     }
 
 
@@ -162,7 +241,7 @@ def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: st
     contents = {
         FILE_NAME: codebook.to_bytes(),
         "codebook.json": _pretty(codebook.header()),
-        "metrics.json": _pretty(metrics),
+        "metrics.json": canonical_json(metrics) + b"\n",
     }
     files = tuple(
         publish_bytes(layout.partial, layout.root, layout.codebook(log.name) / file_name, data)
@@ -174,7 +253,10 @@ def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: st
             name=log.name,
             shard=0,
             fingerprint=fingerprint,
-            counts={"centroids": codebook.k, "frames": metrics["train"]["vectors"]},
+            counts={
+                "centroids": codebook.k * codebook.num_codebooks,
+                "frames": metrics["frames_drawn"],
+            },
             ids_sha256=ids_sha256([]),
             files=files,
         )
@@ -182,13 +264,33 @@ def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: st
 
 
 def summary(name: str, codebook: Codebook, metrics: Metrics) -> str:
-    """One line for people."""
-    part, title = ("holdout", "held-out") if "holdout" in metrics else ("train", "training")
-    train = metrics["train"]
-    return (
-        f"codebook {name}: {title} error {metrics[part]['error']:.4g}; of the training frames "
-        f"{train['used']} of {codebook.k} tokens, perplexity {train['perplexity']:.0f}"
-    )
+    """The ledger as a table for people."""
+    columns = [part for part in ("train", "holdout") if part in metrics]
+    lines = [f"codebook {name}:".ljust(34) + "".join(f"{part:>12}" for part in columns)]
+    for title, of_part in ROWS.items():
+        cells = "".join(f"{of_part(metrics[part]):>12}" for part in columns)
+        lines.append(f"  {title:<32}{cells}")
+    bits = f"{metrics['tokens_per_s']:.0f} tokens/s, {metrics['bits_per_s']:,.0f} bits/s"
+    return "\n".join([*lines, f"  {bits}, {codebook.num_codebooks} x {codebook.k} tokens"])
+
+
+def _mean(part: Metrics, name: str) -> float:
+    return float(np.mean([of_codebook[name] for of_codebook in part["tokens"]]))
+
+
+ROWS: dict[str, Callable[[Metrics], str]] = {
+    "frames": lambda part: f"{part['frames']:,}",
+    "error, cosine": lambda part: f"{part['cosine']:.4f}",
+    "error, l2": lambda part: f"{part['l2']:.4g}",
+    "reconstruction, dB rms": lambda part: f"{part['db_rms']:.2f}",
+    "tokens used": lambda part: f"{_mean(part, 'used'):.0f}",
+    "tokens dead": lambda part: f"{_mean(part, 'dead'):.0f}",
+    "perplexity": lambda part: f"{_mean(part, 'perplexity'):.0f}",
+    "share of the 10 most frequent": lambda part: f"{_mean(part, 'top10_share'):.1%}",
+    "tokens that make up 80 %": lambda part: f"{_mean(part, 'for_80_percent'):.0f}",
+    "gap to the second, median": lambda part: f"{part['gaps']['0.5']:.3f}",
+    "silhouette": lambda part: f"{part['silhouette']:.3f}",
+}
 
 
 def _pretty(tree: dict[str, Any]) -> bytes:

@@ -1,91 +1,324 @@
 """Draw frames for K-means: a few from every training clip, chosen by a hash of its id.
 
 The spread over clips decides the quality of a codebook more than the trainer does: frames of few
-whole clips cost 24 to 32 % held-out error against the same number spread over all. The draw does
-not depend on workers or order, and reads each shard once.
+whole clips cost 24 to 32 % held-out error against the same number spread over all. So a clip's
+frames are dealt over layers, each of which has some of every clip, and training reads layer after
+layer: any stretch of them is a fair sample. A task draws from one shard, whose chunks it reads
+once; what is drawn does not depend on workers or order.
+
+Legend: N drawn frames, T frames of a clip, M numbers in a frame, D in a vector.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import safe_open
 
+from configs.codebook import CodebookConfig
 from configs.errors import InputError
-from configs.schema import CodebookConfig, SplitConfig
-from pipeline.audio.front_end import FRONT_ENDS, VectorsTD
+from configs.schema import SplitConfig
+from pipeline.audio.distinct import distinct
+from pipeline.audio.front_end import FrontEnd
+from pipeline.audio.steps import VectorsTD
+from pipeline.kmeans import WeightsN
+from pipeline.workplace import Workplace
 from shards.commit import CommitRecord
-from shards.frames import read_shard_frames
-from shards.index import decoded, read_index, read_shard_index
+from shards.frames import FramesTM, read_shard_frames
+from shards.index import decoded, read_shard_index
 from shards.layout import Layout
 from shards.seal import Seal
 from shards.splits import SPLIT_COLUMNS, TRAIN, SplitInputs, split_codes, unit_hash
 
+FRAMES_A_LAYER = 16  # for each centroid
+FIT_FRAMES = 2**18  # that a front end is fitted to
+FRONT_END = "front-end"
+TRAINING, HOLDOUT = "train", "holdout"
+COLUMNS = {  # of what is drawn
+    "vectors": np.float32,
+    "frames": np.float16,
+    "weights": np.float32,  # how many equal ones a row stands for
+    "is_digital_silence": np.bool_,
+}
+
+Indices = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
-class Draw:
-    """Vectors to train on, and vectors of other training clips to measure on (none where
-    `holdout_share` leaves no clip to them), [N, D] float32."""
+class Clips:
+    """Ids of a shard's training clips: those to train on, and those held out to measure on."""
 
-    train_ND: VectorsTD
-    holdout_ND: VectorsTD
-
-
-def draw_frames(seal: Seal, config: CodebookConfig, split: SplitConfig, fold: int | None) -> Draw:
-    """Vectors from the training clips of a sealed shard set.
-
-    `k * frames_per_centroid` vectors are asked for, evenly over the clips; a clip gives at most
-    all it has. Raises InputError where fewer vectors than centroids come out.
-    """
-    train_clips = training_clips(seal, split, fold)
-    per_clip = -(-config.k * config.frames_per_centroid // max(1, len(train_clips)))
-    train: list[VectorsTD] = []
-    holdout: list[VectorsTD] = []
-    for record in seal.records:
-        for clip_id, vectors_TD in _vectors(seal.layout, record, train_clips, config.front_end):
-            held = unit_hash(clip_id, "holdout") < config.holdout_share
-            chosen_TD = vectors_TD[choose(clip_id, len(vectors_TD), per_clip, config.seed)]
-            (holdout if held else train).append(chosen_TD)
-    if not train or sum(map(len, train)) < config.k:
-        raise InputError(
-            f"codebook.k={config.k} needs at least as many frames; the {len(train)} training "
-            f"clips gave {sum(map(len, train))}"
-        )
-    return Draw(np.concatenate(train), np.concatenate([train[0][:0], *holdout]))
+    train: frozenset[str]
+    holdout: frozenset[str]
 
 
-def choose(clip_id: str, num_frames: int, most: int, seed: int) -> npt.NDArray[np.int64]:
-    """Up to `most` frame numbers of one clip, rising, without repeats."""
-    if num_frames <= most:
-        return np.arange(num_frames)
-    digest = hashlib.blake2b(f"{seed} {clip_id}".encode(), digest_size=16).digest()
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
-    return np.sort(generator.choice(num_frames, size=most, replace=False))
-
-
-def training_clips(seal: Seal, split: SplitConfig, fold: int | None) -> set[str]:
-    """Ids of the decoded clips that train, under the split rule."""
-    table = read_index(seal.layout, seal.records, [*SPLIT_COLUMNS, "status"])
-    inputs = SplitInputs.of_index(decoded(table))
-    if not inputs.ids:
+def training_clips(
+    seal: Seal, config: CodebookConfig, split: SplitConfig, fold: int | None
+) -> list[Clips]:
+    """Which clips of each shard of a sealed set teach and test, under the split rule."""
+    columns = [*SPLIT_COLUMNS, "status"]
+    tables = [decoded(read_shard_index(seal.layout, record, columns)) for record in seal.records]
+    parts = [SplitInputs.of_index(table) for table in tables]
+    together = SplitInputs.joined(parts)
+    if not together.ids:
         raise InputError(
             f"{seal.layout.root}: not one clip was decoded; `python -m pipeline status` says why "
             "(files that are too long: source.windows.length_s=10 cuts them)"
         )
-    codes = split_codes(inputs, split, fold)
-    return {clip_id for clip_id, code in zip(inputs.ids, codes, strict=True) if code == TRAIN}
+    is_train = split_codes(together, split, fold) == TRAIN
+    bounds = np.cumsum([0, *(len(part.ids) for part in parts)])
+    return [
+        _cut(
+            [part.ids[row] for row in np.flatnonzero(is_train[start:stop]).tolist()],
+            config.holdout_share,
+        )
+        for part, start, stop in zip(parts, bounds, bounds[1:], strict=False)
+    ]
 
 
-def _vectors(
-    layout: Layout, record: CommitRecord, wanted: set[str], front_end: str
-) -> Iterator[tuple[str, VectorsTD]]:
-    """The wanted clips of one shard with all their vectors."""
+def _cut(ids: Sequence[str], holdout_share: float) -> Clips:
+    held = frozenset(clip_id for clip_id in ids if unit_hash(clip_id, "holdout") < holdout_share)
+    return Clips(frozenset(ids) - held, held)
+
+
+def fit_front_end(seal: Seal, clips: Sequence[Clips], config: CodebookConfig) -> FrontEnd:
+    """Fit to whole training clips, of as many shards as give FIT_FRAMES frames: the plan stands
+    in the order of a hash, so that the first shards are a fair sample."""
+    found: list[FramesTM] = []
+    for record, of_shard in zip(seal.records, clips, strict=True):
+        if sum(map(len, found)) < FIT_FRAMES:
+            found += [frames_TM for _, frames_TM in _frames(seal.layout, record, of_shard.train)]
+    if not any(map(len, found)):
+        raise InputError("no training clip has frames to fit codebook.front_end to")
+    return FrontEnd.fit(config.front_end, found)
+
+
+@dataclass(frozen=True)
+class DrawTask:
+    """All that is needed to draw from one shard.
+
+    Args:
+        frames_a_clip: at most, of each.
+        silent_M: what a frame of digital silence is.
+    """
+
+    place: Workplace
+    source: CommitRecord
+    clips: Clips
+    config: CodebookConfig
+    frames_a_clip: int
+    silent_M: npt.NDArray[np.float16]
+
+    @property
+    def title(self) -> str:
+        return f"draw {self.place.name} {self.source.shard:06d}"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a task did, for progress."""
+
+    counts: dict[str, int]
+
+
+def draw_shard(task: DrawTask) -> Drawn:
+    """Draw from one shard and keep it in the workplace, or do nothing where that is done. Runs on
+    workers."""
+    place, clips = task.place, task.clips
+    if not place.has_drawn(task.source.shard):
+        config = task.config
+        front_end = FrontEnd.restored(
+            config.front_end.model_dump(mode="json"), place.read(FRONT_END) or {}
+        )
+        frames = list(_frames(place.layout, task.source, clips.train | clips.holdout))
+        train = [clip for clip in frames if clip[0] in clips.train]
+        holdout = [clip for clip in frames if clip[0] in clips.holdout]
+        num_layers = max(1, config.frames_per_centroid // FRAMES_A_LAYER)
+        tensors = {
+            **_draw(TRAINING, train, num_layers, front_end, task),
+            **_draw(HOLDOUT, holdout, 1, front_end, task),
+            **_masked([clip[1] for clip in train], front_end, len(task.silent_M)),
+        }
+        place.write_drawn(task.source.shard, tensors)
+    return Drawn({"clips": len(clips.train) + len(clips.holdout)})
+
+
+def choose(clip_id: str, allowed_T: npt.NDArray[np.bool_], most: int, seed: int) -> Indices:
+    """Up to `most` numbers of a clip's allowed frames, in random order, without repeats."""
+    digest = hashlib.blake2b(f"{seed} {clip_id}".encode(), digest_size=16).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
+    return generator.permutation(np.flatnonzero(allowed_T))[:most]
+
+
+def _frames(
+    layout: Layout, record: CommitRecord, wanted: frozenset[str]
+) -> Iterator[tuple[str, FramesTM]]:
+    """The wanted clips of one shard, with all their frames."""
+    if not wanted:
+        return
     frames_TM = read_shard_frames(layout, record)
     columns = ["id", "row_start", "num_frames", "status"]
     for row in decoded(read_shard_index(layout, record, columns)).to_pylist():
         if row["id"] in wanted:
             clip_TM = frames_TM[row["row_start"] : row["row_start"] + row["num_frames"]]
-            yield row["id"], FRONT_ENDS[front_end](clip_TM)
+            if not np.isfinite(clip_TM).all():
+                raise InputError(
+                    f"clip {row['id']} of shard {record.shard:06d}: its frames hold NaN or "
+                    f"infinite values; `python -m shards verify {layout.root}` says what is damaged"
+                )
+            yield row["id"], clip_TM
+
+
+def _draw(
+    part: str,
+    clips: Sequence[tuple[str, FramesTM]],
+    num_layers: int,
+    front_end: FrontEnd,
+    task: DrawTask,
+) -> dict[str, npt.NDArray[Any]]:
+    """Vectors, frames and weights of the frames chosen from some clips, layer by layer; within a
+    layer, frames that are equal become one that counts for all."""
+    num_mels = len(task.silent_M)
+    width = task.config.front_end.width(num_mels)
+    vectors: list[VectorsTD] = [np.empty((0, width), dtype=np.float32)]
+    frames: list[FramesTM] = [np.empty((0, num_mels), dtype=np.float16)]
+    layers: list[Indices] = [np.zeros(0, dtype=np.int64)]
+    for clip_id, frames_TM in clips:
+        allowed_T = ~front_end.silent(frames_TM)
+        chosen = choose(clip_id, allowed_T, task.frames_a_clip, task.config.seed)
+        vectors.append(front_end.vectors(frames_TM)[chosen])
+        frames.append(frames_TM[chosen])
+        layers.append(np.arange(len(chosen)) * num_layers // max(1, len(chosen)))
+    layer_N = np.concatenate(layers)
+    order = np.argsort(layer_N, kind="stable")
+    vectors_ND, frames_NM = np.concatenate(vectors)[order], np.concatenate(frames)[order]
+    layer_N = layer_N[order]
+    words = [array.view(np.uint8) for array in (vectors_ND, frames_NM, layer_N[:, None])]
+    first, same_N = distinct(np.concatenate(words, axis=1))
+    return {
+        f"{part}.vectors": vectors_ND[first],
+        f"{part}.frames": frames_NM[first],
+        f"{part}.weights": np.bincount(same_N, minlength=len(first)).astype(np.float32),
+        f"{part}.is_digital_silence": (frames_NM[first] == task.silent_M).all(axis=1),
+        f"{part}.starts": np.searchsorted(layer_N[first], np.arange(num_layers + 1)),
+    }
+
+
+def _masked(
+    clips: Sequence[FramesTM], front_end: FrontEnd, num_mels: int
+) -> dict[str, npt.NDArray[Any]]:
+    """The sum of the frames that are masked, and their number."""
+    total_M, count = np.zeros(num_mels), 0
+    for frames_TM in clips:
+        masked_TM = frames_TM[front_end.silent(frames_TM)]
+        total_M += masked_TM.sum(axis=0, dtype=np.float64)
+        count += len(masked_TM)
+    return {"masked.sum": total_M, "masked.count": np.array([count])}
+
+
+# --- what was drawn ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DrawnRows:
+    """What was drawn from all shards, layer after layer, read in parts.
+
+    Args:
+        place, num_shards: where it lies.
+        part: TRAINING or HOLDOUT.
+        silence: what a frame of digital silence weighs, beside 1 of any other.
+    """
+
+    place: Workplace
+    num_shards: int
+    part: str
+    silence: float = 1.0
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    def read(self, rows: slice) -> tuple[VectorsTD, WeightsN]:
+        """Vectors [B, D] and weights [B] of some rows."""
+        weights_B = self._column("weights", rows)
+        if self.silence != 1.0:
+            is_silence_B = self._column("is_digital_silence", rows)
+            weights_B = np.where(is_silence_B, weights_B * np.float32(self.silence), weights_B)
+        return self._column("vectors", rows), weights_B
+
+    def frames(self, rows: slice) -> FramesTM:
+        """Stored frames [B, M] of some rows."""
+        return self._column("frames", rows)
+
+    def total_weights(self) -> tuple[float, float]:
+        """How many frames were drawn, and how many of them are digital silence."""
+        weights_N = self._column("weights", slice(0, len(self)))
+        is_silence_N = self._column("is_digital_silence", slice(0, len(self)))
+        return float(weights_N.sum()), float(weights_N[is_silence_N].sum())
+
+    def masked_frame(self) -> npt.NDArray[np.float64] | None:
+        """The mean [M] of the frames that were masked; None where none was."""
+        sums, count = [], 0
+        for shard in range(self.num_shards):
+            with safe_open(self.place.drawn(shard), framework="numpy") as file:
+                sums.append(file.get_tensor("masked.sum"))
+                count += int(file.get_tensor("masked.count")[0])
+        return np.asarray(np.sum(sums, axis=0) / count) if count else None
+
+    def capped(self, most_silence: float) -> Self:
+        """The same, with digital silence weighing no more than a share of everything."""
+        total, silence = self.total_weights()
+        if silence <= most_silence * total or most_silence == 1:
+            return self
+        weight = most_silence / (1 - most_silence) * (total - silence) / silence
+        return type(self)(self.place, self.num_shards, self.part, weight)
+
+    @cached_property
+    def _segments(self) -> npt.NDArray[np.int64]:
+        """[segments, 3]: shard, first row there, and how many rows; in reading order."""
+        starts = []
+        for shard in range(self.num_shards):
+            with safe_open(self.place.drawn(shard), framework="numpy") as file:
+                starts.append(file.get_tensor(f"{self.part}.starts"))
+        starts_SL = np.stack(starts)
+        shards, layers = starts_SL.shape[0], starts_SL.shape[1] - 1
+        columns = (
+            np.tile(np.arange(shards), layers),
+            starts_SL[:, :-1].T.reshape(-1),
+            np.diff(starts_SL, axis=1).T.reshape(-1),
+        )
+        return np.stack(columns, axis=1).astype(np.int64)
+
+    @cached_property
+    def _bounds(self) -> npt.NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(self._segments[:, 2])])
+
+    def _column(self, name: str, rows: slice) -> npt.NDArray[Any]:
+        start, stop = rows.start, min(rows.stop, len(self))
+        first = int(np.searchsorted(self._bounds, start, side="right")) - 1
+        last = int(np.searchsorted(self._bounds, stop, side="left"))
+        column = np.empty((max(0, stop - start), *self._widths[name]), dtype=COLUMNS[name])
+        for segment in range(first, last):
+            shard, row, num_rows = self._segments[segment].tolist()
+            skipped = max(0, start - int(self._bounds[segment]))
+            at = int(self._bounds[segment]) + skipped
+            size = min(stop - at, num_rows - skipped)
+            if size > 0:  # an empty slice of an empty tensor is an error of safetensors
+                with safe_open(self.place.drawn(shard), framework="numpy") as file:
+                    tensor = file.get_slice(f"{self.part}.{name}")
+                    column[at - start :][:size] = tensor[row + skipped : row + skipped + size]
+        return column
+
+    @cached_property
+    def _widths(self) -> dict[str, tuple[int, ...]]:
+        """Of each column: its shape without the rows."""
+        with safe_open(self.place.drawn(0), framework="numpy") as file:
+            return {
+                name: tuple(file.get_slice(f"{self.part}.{name}").get_shape()[1:])
+                for name in COLUMNS
+            }

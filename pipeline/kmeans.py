@@ -1,186 +1,309 @@
-"""Minibatch K-means with carried counts; faiss finds the nearest centroids, on CPU or GPU.
+"""Minibatch K-means: batches that double, with carried counts, then passes over everything.
 
-Each batch moves a centroid to the running mean of the vectors that it has won (Sculley, Web-Scale
-K-Means Clustering, WWW 2010, in batch form), so no batch overwrites what earlier ones taught.
-Batches double in size from pass to pass and counts are halved between passes, which lets
-centroids leave the place where chance put them. Under `cosine` centroids are scaled to unit
-length at every step. Centroids that won nothing in a pass move to the vectors worst served.
+The start draws distinct frames far from each other (`spread`). Each of the first steps takes rows
+that no step has seen, as many as all before it, and moves every centroid to the running mean of
+what it has won (Sculley, Web-Scale K-Means Clustering, WWW 2010, in batch form), earlier wins
+counting for less with each step; once every row was seen, a step is a pass of Lloyd's over all. So
+most of the way is gone on few rows (Newling and Fleuret, Nested Mini-Batch K-Means, NIPS 2016).
+Centroids that won nothing move to rows far from theirs. It ends when the error on held-out clips
+falls no more.
+
+Legend: N rows, B of a batch, D numbers in each, K centroids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 
+from configs.codebook import CodebookConfig
 from configs.errors import InputError
-from configs.schema import CodebookConfig
-from pipeline.audio.assign import ROWS_AT_A_TIME, Assigner, CentroidsKD, TokensT, unit
-from pipeline.audio.front_end import VectorsTD
+from pipeline.audio.assign import Assigner, CentroidsKD, DistancesT, unit
+from pipeline.audio.distinct import distinct
+from pipeline.audio.engines import Build, Gemm, Indices
+from pipeline.audio.steps import VectorsTD
 
-COUNT_DECAY = 0.5  # between passes
+START_ROWS = 16  # a centroid: what the start is drawn from
+FIRST_BATCH_ROWS = 8  # a centroid
+CARRIED = 0.25  # of what the counts of earlier steps weigh, in the next
+LEAST_GAIN = 1e-3  # of the held-out error over two passes, or they end
+ROWS_AT_A_TIME = 65_536
+FEWEST_ROWS = 4_096
+
+Floats = npt.NDArray[np.float64]
+WeightsN = npt.NDArray[np.float32]
+
+
+class Rows(Protocol):
+    """Vectors to learn from, in an order in which any stretch is a fair sample; read in parts."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: slice) -> tuple[VectorsTD, WeightsN]:
+        """Some of the vectors [B, D] and how often each counts [B]."""
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows that are in memory."""
+
+    vectors_ND: VectorsTD
+    weights_N: WeightsN
+
+    @classmethod
+    def of(cls, vectors_ND: VectorsTD) -> ArrayRows:
+        """Equal vectors become one row that counts for all."""
+        first, same_N = distinct(vectors_ND)
+        return cls(vectors_ND[first], np.bincount(same_N).astype(np.float32))
+
+    def __len__(self) -> int:
+        return len(self.vectors_ND)
+
+    def read(self, rows: slice) -> tuple[VectorsTD, WeightsN]:
+        return self.vectors_ND[rows], self.weights_N[rows]
 
 
 @dataclass(frozen=True)
 class State:
-    """Where training stands after `passes` whole passes; all that a resume needs."""
+    """Where training stands after some steps; all that a resume needs."""
 
     centroids_KD: CentroidsKD
-    counts_K: npt.NDArray[np.float64]
-    passes: int
+    counts_K: Floats
+    step: int = 0
+    train_errors: tuple[float, ...] = ()  # of each step's batch, before it
+    holdout_errors: tuple[float, ...] = ()  # after each pass over all rows
+    is_final: bool = False
 
 
-def start(vectors_ND: VectorsTD, config: CodebookConfig) -> State:
-    """Distinct vectors drawn by the seed: digital silence alone is often a tenth of all frames,
-    and equal starts would have to be split again.
+@dataclass(frozen=True)
+class Trainer:
+    """How to train one codebook.
 
-    Raises InputError where there are fewer distinct vectors than centroids.
+    Args:
+        config: `k`, `metric`, `passes` and `seed` are its.
+        build: of the engine that assigns.
+        number: of the codebook, where there are several.
     """
-    if not np.isfinite(vectors_ND).all():
-        raise InputError("the frames hold NaN or infinite values: the frame store is damaged")
-    distinct_ND = np.unique(_usable(vectors_ND, config), axis=0)
-    if len(distinct_ND) < config.k:
-        raise InputError(
-            f"codebook.k={config.k}, but the drawn frames hold {len(distinct_ND)} distinct "
-            "vectors: lower k or give more clips"
+
+    config: CodebookConfig
+    build: Build = field(default=Gemm)
+    number: int = 0
+
+    def start(self, rows: Rows) -> State:
+        """Distinct rows, far from each other.
+
+        Raises InputError where there are fewer distinct rows than centroids.
+        """
+        k = self.config.k
+        wanted = max(FEWEST_ROWS, START_ROWS * k)
+        while True:
+            vectors_ND, weights_N = self._usable(*rows.read(slice(0, wanted)))
+            first, same_N = distinct(vectors_ND)
+            if len(first) >= k or wanted >= len(rows):
+                break
+            wanted *= 2
+        if len(first) < k:
+            raise InputError(
+                f"codebook.k={k}, but the drawn frames hold {len(first)} distinct vectors: lower "
+                "k or give more clips"
+            )
+        counts_N = np.bincount(same_N, weights=weights_N).astype(np.float64)
+        centroids_KD = spread(vectors_ND[first], counts_N, k, self.config.metric, self._random(0))
+        return State(centroids_KD, np.zeros(k))
+
+    def train(self, state: State, rows: Rows, holdout: Rows) -> Iterator[State]:
+        """Go on from `state`, yielding the state after every step."""
+        while not state.is_final:
+            state = self._step(state, rows, holdout)
+            yield state
+
+    def schedule(self, num_rows: int) -> list[slice]:
+        """The rows of the first steps: new ones in each, as many as in all before it."""
+        batches, seen = [], 0
+        size = max(FEWEST_ROWS, FIRST_BATCH_ROWS * self.config.k)
+        while seen + 2 * size <= num_rows:
+            batches.append(slice(seen, seen + size))
+            seen += size
+            size = seen
+        return [*batches, slice(seen, num_rows)] if batches else []
+
+    def _step(self, state: State, rows: Rows, holdout: Rows) -> State:
+        batches = self.schedule(len(rows))
+        is_pass = state.step >= len(batches)
+        batch = slice(0, len(rows)) if is_pass else batches[state.step]
+        random = self._random(state.step + 1)
+        won = self._assign(state.centroids_KD, rows, batch, random)
+        carried_K = np.zeros(self.config.k) if is_pass else state.counts_K * CARRIED
+        centroids_KD, counts_K = self._moved(state.centroids_KD, carried_K, won)
+        state = State(
+            centroids_KD,
+            counts_K,
+            state.step + 1,
+            (*state.train_errors, won.error),
+            state.holdout_errors,
         )
-    chosen_K = _generator(config, 0).choice(len(distinct_ND), size=config.k, replace=False)
-    return State(distinct_ND[np.sort(chosen_K)], np.zeros(config.k), 0)
+        return self._judged(state, holdout) if is_pass else state
+
+    def _judged(self, state: State, holdout: Rows) -> State:
+        """After a pass: with its held-out error, or where there is none, its training error."""
+        error = state.train_errors[-1]
+        if len(holdout):
+            error = self._assign(state.centroids_KD, holdout, slice(0, len(holdout)), None).error
+        errors = (*state.holdout_errors, error)
+        stands = len(errors) > 2 and errors[-1] > (1 - LEAST_GAIN) * errors[-3]
+        is_final = stands or len(errors) >= self.config.passes
+        return State(
+            state.centroids_KD, state.counts_K, state.step, state.train_errors, errors, is_final
+        )
+
+    def _assign(
+        self,
+        centroids_KD: CentroidsKD,
+        rows: Rows,
+        batch: slice,
+        random: np.random.Generator | None,
+    ) -> _Won:
+        """What each centroid wins of a batch, which is read in parts; with `random` also rows that
+        lie far from theirs."""
+        assigner = Assigner(centroids_KD, self.config.metric, self.build)
+        won = _Won.nothing(centroids_KD)
+        for begin in range(batch.start, batch.stop, ROWS_AT_A_TIME):
+            part = slice(begin, min(begin + ROWS_AT_A_TIME, batch.stop))
+            vectors_BD, weights_B = self._usable(*rows.read(part))
+            nearest_B, distances_B = assigner.nearest(vectors_BD)
+            won.add(vectors_BD, weights_B, nearest_B, distances_B, random)
+        if self.config.metric == "cosine":
+            won.total_error /= 2
+        return won
+
+    def _moved(
+        self, centroids_KD: CentroidsKD, carried_K: Floats, won: _Won
+    ) -> tuple[CentroidsKD, Floats]:
+        counts_K = carried_K + won.counts_K
+        has_any = counts_K > 0
+        sums_KD = carried_K[:, None] * centroids_KD + won.sums_KD
+        moved_KD = centroids_KD.astype(np.float64)
+        moved_KD[has_any] = sums_KD[has_any] / counts_K[has_any, None]
+        dead = np.flatnonzero(won.counts_K == 0)[: len(won.far_FD)]
+        moved_KD[dead] = won.far_FD[: len(dead)]
+        counts_K[dead] = 0  # what a moved centroid won elsewhere must not hold it back
+        new_KD = moved_KD.astype(np.float32)
+        return unit(new_KD) if self.config.metric == "cosine" else new_KD, counts_K
+
+    def _usable(self, vectors_BD: VectorsTD, weights_B: WeightsN) -> tuple[VectorsTD, WeightsN]:
+        """A vector of zeros has no direction: under cosine it teaches nothing."""
+        if self.config.metric == "l2":
+            return vectors_BD, weights_B
+        has_length = np.any(vectors_BD != 0, axis=1)
+        return unit(vectors_BD[has_length]), weights_B[has_length]
+
+    def _random(self, stream: int) -> np.random.Generator:
+        key = np.array([self.config.seed, (self.number << 32) + stream], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key))
 
 
-def train(
-    state: State, vectors_ND: VectorsTD, config: CodebookConfig, device: str
-) -> Iterator[State]:
-    """Go on from `state`, yielding the state after every pass up to `config.passes`."""
-    vectors_ND = _usable(vectors_ND, config)
-    for number in range(state.passes, config.passes):
-        state = _one_pass(state, vectors_ND, config, device, number)
-        yield state
-
-
-def _one_pass(
-    state: State, vectors_ND: VectorsTD, config: CodebookConfig, device: str, number: int
-) -> State:
-    order = _generator(config, number + 1).permutation(len(vectors_ND))
-    num_batches = max(1, -(-len(order) // (config.batch_frames << number)))
-    counts_K = state.counts_K * COUNT_DECAY
-    before_K = counts_K.copy()
-    centroids_KD = state.centroids_KD
-    for rows in np.array_split(order, num_batches):
-        batch_BD = vectors_ND[rows]
-        nearest_B, distances_B = Assigner(centroids_KD, config.metric, device).nearest(batch_BD)
-        centroids_KD, counts_K = _update(centroids_KD, counts_K, batch_BD, nearest_B)
-        centroids_KD = _scaled(centroids_KD, config)
-    dead_K = np.flatnonzero(counts_K == before_K)
-    centroids_KD = _reseed(centroids_KD, dead_K, batch_BD, distances_B)
-    counts_K[dead_K] = 0  # what a moved centroid won elsewhere must not hold it back
-    return State(centroids_KD, counts_K, number + 1)
-
-
-def _update(
-    centroids_KD: CentroidsKD,
-    counts_K: npt.NDArray[np.float64],
-    batch_BD: VectorsTD,
-    nearest_B: npt.NDArray[np.int64],
-) -> tuple[CentroidsKD, npt.NDArray[np.float64]]:
-    """Running means in float64, summed in the order of the batch."""
-    order_B = np.argsort(nearest_B, kind="stable")
-    won, starts = np.unique(nearest_B[order_B], return_index=True)
-    sums_WD = np.add.reduceat(batch_BD[order_B].astype(np.float64), starts, axis=0)
-    new_W1 = np.diff([*starts, len(order_B)])[:, None]
-    old_W1 = counts_K[won, None]
-    centroids_KD = centroids_KD.copy()
-    centroids_KD[won] = (old_W1 * centroids_KD[won] + sums_WD) / (old_W1 + new_W1)
-    counts_K = counts_K.copy()
-    counts_K[won] += new_W1[:, 0]
-    return centroids_KD, counts_K
-
-
-def _reseed(
-    centroids_KD: CentroidsKD,
-    dead_K: npt.NDArray[np.int64],
-    batch_BD: VectorsTD,
-    distances_B: npt.NDArray[np.float32],
+def spread(
+    vectors_ND: VectorsTD,
+    weights_N: Floats,
+    k: int,
+    metric: str,
+    random: np.random.Generator,
+    build: Build = Gemm,
 ) -> CentroidsKD:
-    """Move dead centroids onto distinct vectors of the batch, the worst served first."""
-    if len(dead_K) == 0:
-        return centroids_KD
-    worst_B = np.argsort(-distances_B, kind="stable")
-    _, first = np.unique(batch_BD[worst_B], axis=0, return_index=True)
-    places = worst_B[np.sort(first)][: len(dead_K)]
-    centroids_KD = centroids_KD.copy()
-    centroids_KD[dead_K[: len(places)]] = batch_BD[places]
-    return centroids_KD
+    """K of N distinct vectors, drawn in rounds that double their number.
 
-
-def measure(
-    centroids_KD: CentroidsKD, vectors_ND: VectorsTD, metric: str
-) -> dict[str, float | int]:
-    """How well a codebook serves some vectors.
-
-    `error` is the mean squared distance (l2, dB squared for stored frames) or one minus the mean
-    cosine; `perplexity` is 2 to the entropy of the token distribution; `used` counts centroids
-    that are the nearest of at least one vector. All are of the exact tokens, in float64: equal bits
-    for any number of threads.
+    Each round draws by the squared distance to the nearest of those before, as k-means++ does one
+    by one (Arthur and Vassilvitskii, SODA 2007) and k-means|| in rounds (Bahmani et al., VLDB
+    2012); what is drawn stays, so that a whole start costs one assignment of N vectors.
     """
-    tokens_N = Assigner(centroids_KD, metric).tokens(vectors_ND)
-    share_K = np.bincount(tokens_N, minlength=len(centroids_KD)) / len(vectors_ND)
-    positive = share_K[share_K > 0]
-    error = _squared_distances(centroids_KD, vectors_ND, tokens_N, metric) / len(vectors_ND)
-    return {
-        "vectors": len(vectors_ND),
-        "error": error if metric == "l2" else error / 2,
-        "perplexity": float(2 ** -(positive * np.log2(positive)).sum()),
-        "used": len(positive),
-        "top10_share": float(np.sort(share_K)[-10:].sum()),
-    }
+    first = random.choice(len(vectors_ND), p=weights_N / weights_N.sum())
+    chosen, new = np.array([first]), np.array([first])
+    distance_N = np.full(len(vectors_ND), np.inf)
+    while len(chosen) < k:
+        _, to_new_N = Assigner(vectors_ND[new], metric, build).nearest(vectors_ND)
+        np.minimum(distance_N, to_new_N, out=distance_N)
+        distance_N[chosen] = 0
+        new = _race(distance_N * weights_N, min(len(chosen), k - len(chosen)), random)
+        if len(new) == 0:  # what is left differs by less than float32 can tell: any will do
+            left = np.setdiff1d(np.arange(len(vectors_ND)), chosen)
+            new = random.permutation(left)[: k - len(chosen)]
+        chosen = np.concatenate([chosen, new])
+    return np.ascontiguousarray(vectors_ND[chosen])
 
 
-def _squared_distances(
-    centroids_KD: CentroidsKD, vectors_ND: VectorsTD, tokens_N: TokensT, metric: str
-) -> float:
-    """The sum over vectors of the squared distance to their centroids; under `cosine` both are
-    scaled to unit length."""
-    total = 0.0
-    for start in range(0, len(vectors_ND), ROWS_AT_A_TIME):
-        rows = slice(start, start + ROWS_AT_A_TIME)
-        vectors_TD = unit(vectors_ND[rows]) if metric == "cosine" else vectors_ND[rows]
-        off_TD = vectors_TD.astype(np.float64) - centroids_KD[tokens_N[rows]]
-        total += float((off_TD**2).sum())
-    return total
+def _race(shares_N: Floats, most: int, random: np.random.Generator) -> Indices:
+    """Up to `most` of those whose share is not 0, without repeats, drawn in proportion: the first
+    to ring of as many exponential clocks (Efraimidis and Spirakis, 2006)."""
+    rings_N = np.full(len(shares_N), np.inf)
+    np.divide(random.standard_exponential(len(shares_N)), shares_N, out=rings_N, where=shares_N > 0)
+    most = min(most, int((shares_N > 0).sum()))
+    return np.sort(np.argpartition(rings_N, most - 1)[:most]) if most else np.zeros(0, np.int64)
 
 
-def resumed(tensors: dict[str, npt.NDArray[np.generic]]) -> State:
-    """The state that `tensors` holds, as `to_tensors` made it."""
-    return State(
-        tensors["centroids"].astype(np.float32),
-        tensors["counts"].astype(np.float64),
-        int(tensors["passes"][0]),
-    )
+@dataclass
+class _Won:
+    """What centroids won of a batch, summed up part by part; and F rows far from theirs."""
 
+    sums_KD: Floats
+    counts_K: Floats
+    far_FD: VectorsTD
+    rings_F: Floats
+    weight: float = 0.0
+    total_error: float = 0.0
 
-def to_tensors(state: State) -> dict[str, npt.NDArray[np.generic]]:
-    return {
-        "centroids": state.centroids_KD,
-        "counts": state.counts_K,
-        "passes": np.array([state.passes], dtype=np.int64),
-    }
+    @classmethod
+    def nothing(cls, centroids_KD: CentroidsKD) -> _Won:
+        return cls(
+            np.zeros(centroids_KD.shape),
+            np.zeros(len(centroids_KD)),
+            centroids_KD[:0],
+            np.zeros(0),
+        )
 
+    @property
+    def error(self) -> float:
+        """Mean squared distance, or half of it: 1 - cos."""
+        return self.total_error / max(self.weight, 1e-30)
 
-def _usable(vectors_ND: VectorsTD, config: CodebookConfig) -> VectorsTD:
-    """The vectors to learn from. A zero vector has no direction: under cosine it teaches nothing,
-    and as a centroid it would be no unit vector."""
-    if config.metric == "cosine":
-        vectors_ND = vectors_ND[np.any(vectors_ND != 0, axis=1)]
-    return _scaled(vectors_ND, config)
+    def add(
+        self,
+        vectors_BD: VectorsTD,
+        weights_B: WeightsN,
+        nearest_B: Indices,
+        distances_B: DistancesT,
+        random: np.random.Generator | None,
+    ) -> None:
+        shares_B = distances_B.astype(np.float64) * weights_B
+        self.total_error += float(shares_B.sum())
+        self.weight += float(weights_B.sum(dtype=np.float64))
+        if random is None:
+            return
+        k = len(self.counts_K)
+        order_B = np.argsort(nearest_B.astype(np.uint16), kind="stable")  # by radix
+        starts_K = np.concatenate([[0], np.cumsum(np.bincount(nearest_B, minlength=k))])
+        each_KB = scipy.sparse.csr_array(
+            (weights_B[order_B], order_B, starts_K), shape=(k, len(vectors_BD))
+        )
+        self.sums_KD += each_KB @ vectors_BD
+        self.counts_K += np.bincount(nearest_B, weights=weights_B, minlength=k)
+        self._keep_far(vectors_BD, shares_B, random)
 
-
-def _scaled(vectors_ND: VectorsTD, config: CodebookConfig) -> VectorsTD:
-    return unit(vectors_ND) if config.metric == "cosine" else vectors_ND
-
-
-def _generator(config: CodebookConfig, stream: int) -> np.random.Generator:
-    key = np.array([config.seed, stream], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    def _keep_far(
+        self, vectors_BD: VectorsTD, shares_B: Floats, random: np.random.Generator
+    ) -> None:
+        """Rows drawn in proportion to their squared distance, as many as might be wanted."""
+        most = 16 + len(self.counts_K) // 8
+        rings_B = np.full(len(shares_B), np.inf)
+        clocks_B = random.standard_exponential(len(shares_B))
+        np.divide(clocks_B, shares_B, out=rings_B, where=shares_B > 0)
+        best = np.argsort(rings_B, kind="stable")[:most]
+        best = best[np.isfinite(rings_B[best])]
+        rings_F = np.concatenate([self.rings_F, rings_B[best]])
+        far_FD = np.concatenate([self.far_FD, vectors_BD[best]])
+        first = np.argsort(rings_F, kind="stable")[:most]
+        self.rings_F, self.far_FD = rings_F[first], far_FD[first]

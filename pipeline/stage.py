@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +37,14 @@ class ShardJob(Protocol):
         """Stage and shard, as `shard 000012`: what people and Dask call it."""
 
 
+class Counted(Protocol):
+    """What a task gives back."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """`clips` and `quarantined`, as far as there are any."""
+
+
 Task = TypeVar("Task", bound=ShardJob)
 
 
@@ -48,20 +56,23 @@ class Stage(Generic[Task]):
         log: its records.
         fingerprint: of the recipe that `log` is bound to.
         function: makes and commits the shard of a task; runs on workers.
+        part: of the stage, where it has several; only the last one's tasks make records, and need
+            the resources that the stage asks for.
         bisection: how to find a clip that kills workers, where that can be left out.
         sight: looks at what else than the run its tasks must see: what, and in which state.
     """
 
     log: StageLog
     fingerprint: str
-    function: Callable[[Task], CommitRecord]
+    function: Callable[[Task], Counted]
     bisection: Bisection[Task] | None = None
     sight: Sight = dict
+    part: str = ""
 
     @property
     def title(self) -> str:
-        log = self.log
-        return log.stage if log.name == "default" else f"{log.stage} {log.name}"
+        name = "" if self.log.name == "default" else self.log.name
+        return " ".join(word for word in (self.log.stage, name, self.part) if word)
 
 
 def run_shards(
@@ -80,10 +91,7 @@ def run_shards(
         say(f"{title}: {len(done)} of {len(tasks)} shards are committed, going on")
     else:
         say(f"{title}: {counted(len(tasks), 'shard')}")
-    if waiting:
-        opened, rules = client(), _rules(stage, config)
-        with reported(opened, config, log.layout.cluster / f"dask-{title}.html"):
-            _run_waiting(opened, stage, waiting, rules)
+    run_parts(stage, waiting, config, client)
     records = [record for record in map(log.record, range(len(tasks))) if record is not None]
     if {record.fingerprint for record in records} - {fingerprint}:
         raise IntegrityError(
@@ -95,12 +103,22 @@ def run_shards(
     return records
 
 
+def run_parts(
+    stage: Stage[Task], tasks: Sequence[Task], config: ClusterConfig, client: OpenClient
+) -> None:
+    """Run tasks that know themselves what is done; raises StageFailed where some failed."""
+    if tasks:
+        opened, rules = client(), _rules(stage, config)
+        with reported(opened, config, stage.log.layout.cluster / f"dask-{stage.title}.html"):
+            _run_waiting(opened, stage, tasks, rules)
+
+
 def _rules(stage: Stage[Task], config: ClusterConfig) -> Rules[Task]:
     log = stage.log
     room = Room(log, config.wait_for_disk_s)
     return Rules(
         config=config,
-        resources=config.resources_of(log.stage),
+        resources={} if stage.part else config.resources_of(log.stage),
         stamp=partial(stamp, (log.directory / RECIPE_NAME).absolute(), stage.sight),
         note=partial(_note, log.layout),
         make_room=room.make,

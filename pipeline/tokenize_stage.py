@@ -15,8 +15,8 @@ import numpy as np
 
 from cluster.launch import OpenClient
 from configs.schema import Config
-from pipeline.audio.assign import Assigner, TokensT, choose_device
-from pipeline.audio.front_end import FRONT_ENDS
+from pipeline.audio.engines import choose_engine
+from pipeline.audio.quantise import Quantiser, TokensTQ
 from pipeline.stage import Stage, run_shards
 from shards.atomic import Attempt
 from shards.codebook import codebook_names, open_codebook
@@ -88,14 +88,12 @@ def tokenize_shard(task: TokenizeTask) -> CommitRecord:
     if existing is not None:
         return existing
     codebook, _ = open_codebook(layout, task.name)
-    device = choose_device(task.device)  # the worker's own
-    assigner = Assigner(codebook.centroids_KD, codebook.metric, device)
+    width = codebook.centroids_QKD.shape[2]
+    quantiser = Quantiser(codebook, choose_engine(codebook.k, width, task.device).build)
     source = task.source
     rows = decoded(read_shard_index(layout, source)).to_pylist()
     frames_TM = read_shard_frames(layout, source)
-    tokens = [
-        tokenize_clip(_frames_of(row, frames_TM), codebook.front_end, assigner) for row in rows
-    ]
+    tokens = quantiser.tokens_of([_frames_of(row, frames_TM) for row in rows])
     with Attempt(layout.partial, f"{STAGE}-{task.name}-{task.shard:06d}") as attempt:
         blocks = _blocks(rows, tokens, task.first_block)
         arrays = write_token_tar(attempt.path("tokens.tar"), blocks)
@@ -104,17 +102,12 @@ def tokenize_shard(task: TokenizeTask) -> CommitRecord:
     return log.commit(_record(task, rows, tokens, file, arrays))
 
 
-def tokenize_clip(frames_TM: FramesTM, front_end: str, assigner: Assigner) -> TokensT:
-    """The tokens [T] of one clip's stored frames [T, M]."""
-    return assigner.tokens(FRONT_ENDS[front_end](frames_TM))
-
-
 def _frames_of(row: dict[str, Any], frames_TM: FramesTM) -> FramesTM:
     return frames_TM[row["row_start"] : row["row_start"] + row["num_frames"]]
 
 
 def _blocks(
-    rows: Sequence[dict[str, Any]], tokens: Sequence[TokensT], first_block: int
+    rows: Sequence[dict[str, Any]], tokens: Sequence[TokensTQ], first_block: int
 ) -> list[Block]:
     starts = range(0, len(rows), BLOCK_CLIPS)
     return [
@@ -127,10 +120,10 @@ def _blocks(
     ]
 
 
-def _block(number: int, rows: Sequence[dict[str, Any]], tokens: Sequence[TokensT]) -> Block:
+def _block(number: int, rows: Sequence[dict[str, Any]], tokens: Sequence[TokensTQ]) -> Block:
     return Block(
         number=number,
-        tokens_SQ=np.concatenate(tokens)[:, None],  # Q = 1: one codebook
+        tokens_SQ=np.concatenate(tokens),
         keys=[row["key"] for row in rows],
         lengths=np.array([len(clip) for clip in tokens], dtype=np.int32),
         labels=[row["labels"] for row in rows],
@@ -140,7 +133,7 @@ def _block(number: int, rows: Sequence[dict[str, Any]], tokens: Sequence[TokensT
 def _record(
     task: TokenizeTask,
     rows: Sequence[dict[str, Any]],
-    tokens: Sequence[TokensT],
+    tokens: Sequence[TokensTQ],
     file: FileRecord,
     arrays: list[dict[str, Any]],
 ) -> CommitRecord:
@@ -149,7 +142,7 @@ def _record(
         name=task.name,
         shard=task.shard,
         fingerprint=task.fingerprint,
-        counts={"clips": len(rows), "tokens": sum(map(len, tokens))},
+        counts={"clips": len(rows), "tokens": sum(clip.size for clip in tokens)},
         ids_sha256=ids_sha256(row["id"] for row in rows),
         files=(file,),
         detail={"arrays": arrays},

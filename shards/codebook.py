@@ -1,15 +1,19 @@
 """The codebook artefact: centroids and everything needed to use them rightly.
 
-`codebooks/<name>/codebook.safetensors` holds the centroids; its JSON header, and the readable
-`codebook.json` beside it, hold metric, front end, the settings of the frames and the fingerprint
-of those that it was trained on. `metrics.json` holds what was measured.
+`codebooks/<name>/codebook.safetensors` holds the centroids, what the front end was fitted to, and
+the frame that each token stands for; its JSON header, and the readable `codebook.json` beside it,
+hold metric, front end, the settings of the frames and the fingerprint of those that it was trained
+on. `metrics.json` holds what was measured.
+
+Legend: Q codebooks, K centroids in each, D numbers in a centroid, V tokens (K, and one for
+silence where that is masked), M numbers in a frame.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +22,94 @@ import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from configs.codebook import MAX_K, CodebookConfig
 from configs.errors import NotMadeYet
-from configs.schema import MAX_K, CodebookConfig, SplitConfig
+from configs.schema import SplitConfig
 from shards.commit import StageLog, fingerprint
 from shards.layout import Layout
 from shards.seal import check_bytes
 
 STAGE = "codebook"
 FILE_NAME = "codebook.safetensors"
+FRONT_END = "front_end."  # before the names of its tensors
+
+Floats = npt.NDArray[np.float32]
+Tensors = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """A vocabulary of sound: K centroids of D dimensions, float32.
+    """A vocabulary of sound: Q codebooks of K centroids of D numbers, float32.
 
-    `metric` is `l2` or `cosine` (then centroids have unit length); `front_end` names what turns a
-    clip's stored frames into the vectors to compare; `frames` and `sample_rate_hz` say what those
-    frames are.
+    Args:
+        centroids_QKD: under metric `cosine` of unit length.
+        metric: `l2` or `cosine`.
+        front_end: what turns a clip's stored frames into the vectors to compare.
+        frames, sample_rate_hz: what the stored frames are.
+        frames_fingerprint: of those that it was trained on.
+        combine: `product` (each codebook covers a part of the vector) or `residual` (each what
+            those before left over).
+        sounds_QVM: the frame, in dB as stored, that tokens stand for: the sum over codebooks.
+        front_end_tensors: what the front end was fitted to.
     """
 
-    centroids_KD: npt.NDArray[np.float32]
+    centroids_QKD: Floats
     metric: str
-    front_end: str
+    front_end: Mapping[str, Any]
     frames: Mapping[str, Any]
     sample_rate_hz: int
     frames_fingerprint: str
+    combine: str = "product"
+    sounds_QVM: Floats = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    front_end_tensors: Tensors = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.centroids_KD).all():
+        if not np.isfinite(self.centroids_QKD).all():
             raise ValueError("a codebook's centroids must be finite")
         if not 2 <= self.k <= MAX_K:
             raise ValueError(f"a codebook has 2 to {MAX_K} centroids, not {self.k}")
 
     @property
     def k(self) -> int:
-        return len(self.centroids_KD)
+        """Centroids in each codebook."""
+        return int(self.centroids_QKD.shape[1])
+
+    @property
+    def num_codebooks(self) -> int:
+        """Tokens a frame."""
+        return len(self.centroids_QKD)
+
+    @property
+    def silence_token(self) -> int | None:
+        """What a masked frame has, in every codebook; None where silence is not masked."""
+        return None if self.front_end.get("mask_below_db") is None else self.k
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that each codebook has, that of silence included."""
+        return self.k + (self.silence_token is not None)
 
     def header(self) -> dict[str, Any]:
         return {
             "k": self.k,
+            "codebooks": self.num_codebooks,
+            "combine": self.combine,
             "metric": self.metric,
-            "front_end": self.front_end,
+            "front_end": dict(self.front_end),
             "frames": dict(self.frames),
             "sample_rate_hz": self.sample_rate_hz,
             "trained_on": self.frames_fingerprint,
         }
 
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        fitted = {f"{FRONT_END}{name}": array for name, array in self.front_end_tensors.items()}
+        tensors = {"centroids": self.centroids_QKD, "sounds": self.sounds_QVM, **fitted}
+        return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+
     def to_bytes(self) -> bytes:
         """The safetensors file."""
         header = {"codebook": json.dumps(self.header(), sort_keys=True)}
-        return save({"centroids": np.ascontiguousarray(self.centroids_KD)}, header)
+        return save(self.tensors(), header)
 
 
 def codebook_names(config: CodebookConfig, split: SplitConfig) -> list[tuple[str, int | None]]:
@@ -82,17 +124,29 @@ def codebook_names(config: CodebookConfig, split: SplitConfig) -> list[tuple[str
 
 
 def load_codebook(path: Path) -> Codebook:
-    """Read a codebook file."""
+    """Read a codebook file; raises NotMadeYet for one of an earlier format."""
     with safe_open(path, framework="numpy") as file:
         header = json.loads(file.metadata()["codebook"])
-        centroids_KD = file.get_tensor("centroids")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    if "sounds" not in tensors:
+        raise NotMadeYet(
+            f"{path}: is of an earlier format: make it again, in another run=DIR or under another "
+            "codebook.name"
+        )
     return Codebook(
-        centroids_KD=centroids_KD,
+        centroids_QKD=tensors["centroids"],
         metric=header["metric"],
         front_end=header["front_end"],
         frames=header["frames"],
         sample_rate_hz=header["sample_rate_hz"],
         frames_fingerprint=header["trained_on"],
+        combine=header["combine"],
+        sounds_QVM=tensors["sounds"],
+        front_end_tensors={
+            name.removeprefix(FRONT_END): array
+            for name, array in tensors.items()
+            if name.startswith(FRONT_END)
+        },
     )
 
 
@@ -114,5 +168,8 @@ def open_codebook(layout: Layout, name: str) -> tuple[Codebook, str]:
 
 def fingerprint_of(codebook: Codebook) -> str:
     """Hash of the centroids and of all that decides how they are used."""
-    centroids = fingerprint(codebook.centroids_KD.astype("<f4").tobytes().hex())
-    return fingerprint({**codebook.header(), "centroids": centroids})
+    tensors = {
+        name: fingerprint([array.dtype.str, array.shape, array.tobytes().hex()])
+        for name, array in sorted(codebook.tensors().items())
+    }
+    return fingerprint({**codebook.header(), "tensors": tensors})

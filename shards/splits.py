@@ -48,6 +48,12 @@ class SplitInputs:
         """From the columns SPLIT_COLUMNS of an index."""
         return cls(*(table.column(name).to_pylist() for name in SPLIT_COLUMNS))
 
+    @classmethod
+    def joined(cls, parts: Sequence[SplitInputs]) -> Self:
+        """The clips of several parts, in order."""
+        columns = ([getattr(part, name) for part in parts] for name in cls.__dataclass_fields__)
+        return cls(*([value for values in column for value in values] for column in columns))
+
     @property
     def units(self) -> list[str]:
         """What is split: a clip's group, or the clip itself where it has none."""

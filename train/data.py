@@ -120,7 +120,7 @@ class TokenData:
 
     @property
     def pad_id(self) -> int:
-        return self.codebook.k
+        return self.codebook.vocabulary
 
     @property
     def longest(self) -> int:

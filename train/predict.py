@@ -32,7 +32,7 @@ def model_logits(config: Config, job: Job, data: TokenData, rows: Rows) -> Logit
     weights = job.directory / WEIGHTS_NAME
     if isinstance(job.model, BagModel):
         return bag_logits(load_arrays(weights), data, rows)
-    model = build(job.model, data.codebook.k, len(data.classes), data.longest)
+    model = build(job.model, data.codebook.vocabulary, len(data.classes), data.longest)
     model.load_state_dict(load_tensors(weights))
     device = choose_device(config.train.device)
     return logits_of(model.to(device), data, rows, config.train.forward_size, device)

@@ -145,11 +145,11 @@ def _class_table(data: TokenData, scores: dict[str, Any]) -> str:
 def _token_section(data: TokenData) -> str:
     rows = data.rows("train")
     tokens_S = data.source.read(rows).flat()[:, 0]
-    counts_K = np.bincount(tokens_S, minlength=data.codebook.k)
+    counts_K = np.bincount(tokens_S, minlength=data.codebook.vocabulary)
     share_K = counts_K[counts_K > 0] / counts_K.sum()
     perplexity = 2 ** -(share_K * np.log2(share_K)).sum()
     text = (
-        f"{(counts_K > 0).sum()} of {data.codebook.k} tokens occur in the training clips; "
+        f"{(counts_K > 0).sum()} of {data.codebook.vocabulary} tokens occur in the training clips; "
         f"perplexity {perplexity:.0f}; the ten most frequent make "
         f"{np.sort(share_K)[-10:].sum():.0%} of all."
     )
@@ -168,7 +168,7 @@ def _clip_section(config: Config, data: TokenData) -> str:
     hop_s = FRAMES.validate_python(dict(data.codebook.frames)).hop_samples(rate_hz) / rate_hz
     return (
         f'<p class="note">{escape(data.ids[row])}: {escape(names)}</p>'
-        f"{figures.spectrogram(frames_TM, tokens_T, data.codebook.k, hop_s)}"
+        f"{figures.spectrogram(frames_TM, tokens_T, data.codebook.vocabulary, hop_s)}"
     )
 
 

@@ -58,7 +58,7 @@ def _train(
     config: Config, job: Job, data: TokenData, fingerprint: str, stop: Stop
 ) -> dict[str, torch.Tensor]:
     prepare(config.train)
-    model = build(job.model, data.codebook.k, len(data.classes), data.longest)
+    model = build(job.model, data.codebook.vocabulary, len(data.classes), data.longest)
     fit = Fit(
         title=f"fit {job.name}",
         directory=job.directory,

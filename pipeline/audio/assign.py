@@ -1,117 +1,187 @@
 """From vectors to tokens: the index of the nearest centroid, the same on every CPU and GPU.
 
-faiss searches in float32, where kernels round differently; rows whose best candidates lie closer
-together than the rounding can move them are decided again in float64, in a fixed order, lowest
-index on a tie. That reference is what a token means, whichever engine found it.
+Engines search in float32, where kernels round differently; rows whose best scores lie closer
+together than rounding can move them are decided again in float64, in a fixed order, lowest index
+on a tie. That reference is what a token means, whichever engine found it.
+
+Legend: T vectors, D numbers in each, E of what an engine compares, K centroids, P pairs of a
+vector and a centroid.
 """
 
 from __future__ import annotations
 
-import faiss
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
-from configs.errors import InputError
-from pipeline.audio.front_end import VectorsTD
+from pipeline.audio.distinct import distinct
+from pipeline.audio.engines import Build, Gemm, Indices, RowsTE, one_blas_thread
+from pipeline.audio.steps import VectorsTD
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32
-NUM_CANDIDATES = 4
-ROWS_AT_A_TIME = 65_536
-RESCORE_CELLS = 4_000_000  # float64 scores held at once while re-scoring
+RESCORE_PAIRS = 65_536
 
 CentroidsKD = npt.NDArray[np.float32]
+DistancesT = npt.NDArray[np.float32]
 TokensT = npt.NDArray[np.uint16]
+Result = TypeVar("Result")
 
 
 class Assigner:
     """Nearest centroids under `l2`, or under `cosine` (centroids of unit length).
 
-    Both are an L2 search over centred vectors: on unit vectors it orders like cosine, and
-    centring shrinks the norms that rounding errors grow with.
+    Rounding errors grow with the lengths of what is multiplied, so centroids are centred at their
+    mean m. Under `cosine` the nearest has the largest x.(c - m), whatever the length of x. Under
+    `l2` it has the largest (x - m).(c - m) - |c - m|^2 / 2: the last term becomes one more number
+    of each centroid, beside a 1 in each vector. Of equal centroids the first stands for all.
     """
 
-    def __init__(self, centroids_KD: CentroidsKD, metric: str, device: str = "cpu") -> None:
-        self.centroids_KD = np.ascontiguousarray(centroids_KD, dtype=np.float32)
+    def __init__(self, centroids_KD: CentroidsKD, metric: str, build: Build = Gemm) -> None:
         self.metric = metric
-        self._mean_D = self.centroids_KD.mean(axis=0, dtype=np.float64).astype(np.float32)
-        centred_KD = self.centroids_KD - self._mean_D
-        self._largest_norm = float(np.linalg.norm(centred_KD, axis=1).max())
-        squares_K = (self.centroids_KD.astype(np.float64) ** 2).sum(axis=1)
-        self._length_error = float(np.abs(squares_K - 1).max())
-        self._index = _index(centred_KD, device)
+        self.k = len(centroids_KD)
+        self._number_K, _ = distinct(centroids_KD)
+        self._centroids_KD = np.asarray(centroids_KD[self._number_K], dtype=np.float32)
+        exact_KD = self._centroids_KD.astype(np.float64)
+        self._mean_D = exact_KD.mean(axis=0).astype(np.float32)
+        weight_KE = exact_KD - self._mean_D
+        self._largest_norm = float(np.linalg.norm(weight_KE, axis=1).max())
+        self._largest_bias = self._middle_bias = 0.0
+        if metric == "l2":
+            bias_K = -(weight_KE**2).sum(axis=1) / 2
+            self._middle_bias = float(bias_K.max() + bias_K.min()) / 2
+            bias_K -= self._middle_bias  # the same for all: it changes no order
+            self._largest_bias = float(np.abs(bias_K).max())
+            weight_KE = np.concatenate([weight_KE, bias_K[:, None]], axis=1)
+        self._gemm = Gemm(weight_KE.astype(np.float32))
+        self.engine = self._gemm if build is Gemm else build(weight_KE.astype(np.float32))
 
-    def nearest(
-        self, vectors_TD: VectorsTD
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Index and squared distance of the nearest centroid in float32, undecided calls left.
+    def nearest(self, vectors_TD: VectorsTD) -> tuple[Indices, DistancesT]:
+        """Index and squared distance of the nearest centroid in float32, close calls left to
+        chance; where a distance is less than its rounding error it is 0.
 
-        Under `cosine` vectors are scaled to unit length first, and the distance is 2 - 2 cos.
+        Under `cosine` vectors are to be of unit length: the distance is 2 - 2 cos.
         """
-        distances_T1, indices_T1 = self._index.search(self._prepared(vectors_TD), 1)
-        return indices_T1[:, 0], distances_T1[:, 0]
+        parts = self._in_parts(vectors_TD, self._nearest)
+        indices, distances = zip(*parts, strict=True)
+        return self._number_K[np.concatenate(indices)], np.concatenate(distances)
 
     def tokens(self, vectors_TD: VectorsTD) -> TokensT:
         """Tokens [T] uint16 of vectors [T, D]: exact, lowest index on a tie.
 
         Raises ValueError for NaN or infinite values.
         """
-        if not np.isfinite(vectors_TD).all():
+        parts = self._in_parts(vectors_TD, self._search)
+        found_T, is_close_T = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        close = np.flatnonzero(is_close_T)
+        if len(close):
+            found_T[close] = self._decide(vectors_TD[close])
+        return np.asarray(self._number_K[found_T], dtype=np.uint16)
+
+    def _in_parts(
+        self, vectors_TD: VectorsTD, function: Callable[[VectorsTD], Result]
+    ) -> list[Result]:
+        """What `function` gives for parts of the size that the engine wants, one at least."""
+        step = self.engine.rows_at_a_time
+        parts = [vectors_TD[at : at + step] for at in range(0, max(1, len(vectors_TD)), step)]
+        threads = min(self.engine.num_threads, len(parts))
+        with one_blas_thread():
+            if threads < 2:
+                return [function(part) for part in parts]
+            with ThreadPoolExecutor(threads) as pool:
+                return list(pool.map(function, parts))
+
+    def nearest_two(self, vectors_TD: VectorsTD) -> tuple[DistancesT, DistancesT]:
+        """The squared distances [T] of the nearest centroid and of the next, as `nearest` does."""
+        rows_TE = self._rows(unit(vectors_TD) if self.metric == "cosine" else vectors_TD)
+        found = self.engine.search(rows_TE, want_second=True)
+        return self._distances(rows_TE, found.best_T), self._distances(rows_TE, found.second_T)
+
+    def _nearest(self, vectors_TD: VectorsTD) -> tuple[Indices, DistancesT]:
+        rows_TE = self._rows(vectors_TD)
+        found = self.engine.search(rows_TE, want_second=False)
+        return found.index_T, self._distances(rows_TE, found.best_T)
+
+    def _distances(self, rows_TE: RowsTE, score_T: DistancesT) -> DistancesT:
+        """Squared distances, of unit vectors under `cosine`, from scores."""
+        if self.metric == "cosine":
+            distance_T = 2 - 2 * (score_T + rows_TE @ self._mean_D)
+        else:
+            distance_T = _squares(rows_TE[:, :-1]) - 2 * (score_T + np.float32(self._middle_bias))
+        distance_T[distance_T < 4 * self._rounding_bound(rows_TE)] = 0
+        return np.asarray(distance_T, dtype=np.float32)
+
+    def _search(self, vectors_TD: VectorsTD) -> tuple[Indices, npt.NDArray[np.bool_]]:
+        """The best in float32, and where that may be wrong."""
+        rows_TE = self._rows(vectors_TD)
+        if len(self._number_K) == 1 or len(rows_TE) == 0:
+            return np.zeros(len(rows_TE), dtype=np.int64), np.zeros(len(rows_TE), dtype=np.bool_)
+        found = self.engine.search(rows_TE, want_second=True)
+        if not np.isfinite(found.best_T).all():
             raise ValueError("vectors to tokenise hold NaN or infinite values")
-        parts = [
-            self._exact(vectors_TD[start : start + ROWS_AT_A_TIME])
-            for start in range(0, len(vectors_TD), ROWS_AT_A_TIME)
-        ]
-        return np.concatenate(parts).astype(np.uint16) if parts else np.empty(0, np.uint16)
+        gap_T = found.best_T - found.second_T
+        return found.index_T, gap_T <= 2 * self._rounding_bound(rows_TE)
 
-    def _exact(self, vectors_TD: VectorsTD) -> npt.NDArray[np.int64]:
-        prepared_TD = self._prepared(vectors_TD)
-        num_candidates = min(NUM_CANDIDATES, len(self.centroids_KD))
-        distances_TC, found_TC = self._index.search(prepared_TD, num_candidates)
-        tokens_T: npt.NDArray[np.int64] = found_TC[:, 0].copy()
-        reach_T = distances_TC[:, 0] + 2 * self._rounding_bound(prepared_TD)
-        close_T = distances_TC[:, 1] <= reach_T
-        all_close_T = distances_TC[:, -1] <= reach_T
-        few = np.flatnonzero(close_T & ~all_close_T)
-        many = np.flatnonzero(all_close_T)
-        tokens_T[few] = self._decide(vectors_TD[few], np.sort(found_TC[few], axis=1))
-        for rows in np.array_split(many, 1 + len(many) * len(self.centroids_KD) // RESCORE_CELLS):
-            every_TK = np.broadcast_to(np.arange(len(self.centroids_KD)), (len(rows), self.k))
-            tokens_T[rows] = self._decide(vectors_TD[rows], every_TK)
-        return tokens_T
+    def _rows(self, vectors_TD: VectorsTD) -> RowsTE:
+        """What the engine compares."""
+        if self.metric == "cosine":
+            return np.ascontiguousarray(vectors_TD, dtype=np.float32)
+        rows_TE = np.empty((len(vectors_TD), vectors_TD.shape[1] + 1), dtype=np.float32)
+        np.subtract(vectors_TD, self._mean_D, out=rows_TE[:, :-1])
+        rows_TE[:, -1] = 1
+        return rows_TE
 
-    @property
-    def k(self) -> int:
-        return len(self.centroids_KD)
+    def _rounding_bound(self, rows_TE: RowsTE) -> DistancesT:
+        """How far a float32 score can be from the true one.
 
-    def _prepared(self, vectors_TD: VectorsTD) -> VectorsTD:
-        vectors_TD = unit(vectors_TD) if self.metric == "cosine" else vectors_TD
-        return np.ascontiguousarray(vectors_TD - self._mean_D, dtype=np.float32)
-
-    def _rounding_bound(self, prepared_TD: VectorsTD) -> npt.NDArray[np.float32]:
-        """How far a float32 squared distance can be from the true one.
-
-        The standard bound of an inner product of length D is D u |x||c| (Higham, Accuracy and
-        Stability of Numerical Algorithms, section 3.1); a few more roundings form, centre and
-        combine the terms.
+        The standard bound of an inner product of n numbers is n u |x||c| (Higham, Accuracy and
+        Stability of Numerical Algorithms, section 3.1); centring rounds once or twice more.
         """
-        norms_T = np.linalg.norm(prepared_TD, axis=1) + self._largest_norm
-        bound_T = (prepared_TD.shape[1] + 16) * UNIT_ROUNDOFF * norms_T**2
-        if self.metric == "cosine":  # vectors and centroids are of unit length but for rounding
-            bound_T += self._length_error + 16 * UNIT_ROUNDOFF * norms_T
-        return np.asarray(bound_T, dtype=np.float32)
+        num_dims = self._centroids_KD.shape[1]
+        terms_T = np.sqrt(_squares(rows_TE[:, :num_dims])) * np.float32(self._largest_norm)
+        terms_T += np.float32(self._largest_bias)
+        return terms_T * np.float32((num_dims + 16) * UNIT_ROUNDOFF)
 
-    def _decide(
-        self, vectors_TD: VectorsTD, candidates_TC: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        """The best of some candidates (in rising order) by float64 scores summed over d = 0, 1,
-        2 ...; cosine needs no division by the vector's length to find its best."""
-        cost_TC = np.zeros(candidates_TC.shape, dtype=np.float64)
-        for d in range(self.centroids_KD.shape[1]):
-            x_T1 = vectors_TD[:, d, None].astype(np.float64)
-            c_TC = self.centroids_KD[candidates_TC, d].astype(np.float64)
-            cost_TC += -x_T1 * c_TC if self.metric == "cosine" else (x_T1 - c_TC) ** 2
-        best_T1 = cost_TC.argmin(axis=1)[:, None]
-        return np.take_along_axis(candidates_TC, best_T1, axis=1)[:, 0]
+    def _decide(self, vectors_TD: VectorsTD) -> Indices:
+        """The best of the centroids whose scores are within reach of the best score."""
+        first, same_T = distinct(vectors_TD)  # digital silence is one vector, many times
+        vectors_TD = vectors_TD[first]
+        rows_TE = self._rows(vectors_TD)
+        reach_T = 2 * self._rounding_bound(rows_TE)
+        chosen_T = np.empty(len(first), dtype=np.int64)
+        for block, scores_BK in self._gemm.scores(rows_TE):
+            least_B1 = scores_BK.max(axis=1, keepdims=True) - reach_T[block, None]
+            row_P, centroid_P = np.nonzero(scores_BK >= least_B1)
+            chosen_T[block] = self._best_pairs(vectors_TD[block], row_P, centroid_P)
+        return chosen_T[same_T]
+
+    def _best_pairs(self, vectors_TD: VectorsTD, row_P: Indices, centroid_P: Indices) -> Indices:
+        """For each vector the best of its pairs, which lie together, centroids rising."""
+        cost_P = np.empty(len(row_P))
+        for at in range(0, len(row_P), RESCORE_PAIRS):
+            part = slice(at, at + RESCORE_PAIRS)
+            cost_P[part] = self._costs(vectors_TD, row_P[part], centroid_P[part])
+        starts_T = np.flatnonzero(np.diff(row_P, prepend=-1))
+        is_best_P = cost_P == np.repeat(
+            np.minimum.reduceat(cost_P, starts_T), np.diff(starts_T, append=len(row_P))
+        )
+        best = np.flatnonzero(is_best_P)
+        _, first = np.unique(row_P[best], return_index=True)
+        return centroid_P[best[first]]
+
+    def _costs(
+        self, vectors_TD: VectorsTD, row_P: Indices, centroid_P: Indices
+    ) -> npt.NDArray[np.float64]:
+        """Float64 costs summed over d = 0, 1, 2 ...; cosine needs no division by the vector's
+        length to find its best."""
+        cost_P = np.zeros(len(row_P))
+        x_DP = vectors_TD[row_P].T.astype(np.float64)
+        c_DP = self._centroids_KD[centroid_P].T.astype(np.float64)
+        for x_P, c_P in zip(x_DP, c_DP, strict=True):
+            cost_P += -x_P * c_P if self.metric == "cosine" else (x_P - c_P) ** 2
+        return cost_P
 
 
 def unit(vectors_TD: VectorsTD) -> VectorsTD:
@@ -120,22 +190,6 @@ def unit(vectors_TD: VectorsTD) -> VectorsTD:
     return np.asarray(vectors_TD / np.maximum(norms_T1, np.finfo(np.float32).tiny), np.float32)
 
 
-def choose_device(asked: str) -> str:
-    """`cuda` or `cpu` for faiss; `auto` takes a GPU where faiss sees one.
-
-    Raises InputError where a GPU is asked for and faiss sees none.
-    """
-    num_gpus = faiss.get_num_gpus()
-    if asked == "cuda" and not num_gpus:
-        raise InputError("codebook.device=cuda, but faiss sees no GPU here: use auto or cpu")
-    if asked == "auto":
-        return "cuda" if num_gpus else "cpu"
-    return asked
-
-
-def _index(centroids_KD: CentroidsKD, device: str) -> faiss.Index:
-    index = faiss.IndexFlatL2(centroids_KD.shape[1])
-    index.add(centroids_KD)
-    if device == "cuda":
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    return index
+def _squares(rows_TE: RowsTE) -> DistancesT:
+    """Squared lengths."""
+    return np.asarray(np.einsum("te,te->t", rows_TE, rows_TE), dtype=np.float32)

@@ -1,36 +1,80 @@
 """Front ends: from a clip's stored frames to the vectors that are clustered and tokenised.
 
-The same function serves codebook training, tokenising and prediction; the codebook names it.
+A front end is a chain of steps. Some are fitted to training clips; what they learnt is saved in
+the codebook, so that codebook training, tokenising and prediction do the same with a clip.
+
+Legend: T frames of a clip, M mel bins, D numbers in a vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
-VectorsTD = npt.NDArray[np.float32]
+from configs.codebook import FrontEndConfig
+from pipeline.audio.steps import APPLY, FIT, Arrays, VectorsTD
+
+FramesTM = npt.NDArray[np.floating[Any]]
 
 
-def none(frames_TM: npt.NDArray[np.floating]) -> VectorsTD:
-    """Frames as stored: dB."""
-    return np.asarray(frames_TM, dtype=np.float32)
+@dataclass(frozen=True)
+class FrontEnd:
+    """Steps, and the arrays that each was fitted to."""
 
+    config: FrontEndConfig = field(default_factory=FrontEndConfig)
+    arrays: tuple[Arrays, ...] = ()
 
-def minmax(frames_TM: npt.NDArray[np.floating]) -> VectorsTD:
-    """One clip scaled to [0, 1] by its own smallest and largest value; a constant clip is 0."""
-    vectors_TD = np.asarray(frames_TM, dtype=np.float32)
-    if vectors_TD.size == 0:
+    @classmethod
+    def fit(cls, config: FrontEndConfig, clips: Sequence[FramesTM]) -> Self:
+        """Fit the steps of a front end, one after the other, to clips of stored frames [T, M];
+        their silent frames, where those are masked, teach nothing."""
+        made: list[Arrays] = []
+        with threadpool_limits(limits=1, user_api="blas"):  # several would share sums at random
+            for number, step in enumerate(config.steps):
+                steps = config.steps[:number]
+                before = cls(config.model_copy(update={"steps": steps}), tuple(made))
+                fit = FIT.get(step.kind)
+                made.append({} if fit is None else fit(step, before._audible(clips)))
+        return cls(config, tuple(made))
+
+    @classmethod
+    def restored(cls, config: Mapping[str, Any], tensors: Arrays) -> Self:
+        """As `config.model_dump()` and `tensors()` gave it."""
+        steps = FrontEndConfig.model_validate(config)
+        arrays: list[dict[str, npt.NDArray[Any]]] = [{} for _ in steps.steps]
+        for name, array in tensors.items():
+            number, _, own_name = name.partition(".")
+            arrays[int(number)][own_name] = array
+        return cls(steps, tuple(arrays))
+
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """What was fitted, by the number of its step: `1.mean`."""
+        return {
+            f"{number}.{name}": array
+            for number, arrays in enumerate(self.arrays)
+            for name, array in arrays.items()
+        }
+
+    def vectors(self, frames_TM: FramesTM) -> VectorsTD:
+        """The vectors [T, D] float32 of one clip's stored frames [T, M], silent ones included."""
+        vectors_TD = np.asarray(frames_TM, dtype=np.float32)
+        for step, arrays in zip(self.config.steps, self.arrays, strict=True):
+            vectors_TD = APPLY[step.kind](step, arrays, vectors_TD)
         return vectors_TD
-    low, high = vectors_TD.min(), vectors_TD.max()
-    if high == low:
-        return np.zeros_like(vectors_TD)
-    scaled_TD: VectorsTD = (vectors_TD - low) / (high - low)
-    return scaled_TD
 
+    def silent(self, frames_TM: FramesTM) -> npt.NDArray[np.bool_]:
+        """Which frames [T] are masked."""
+        if self.config.mask_below_db is None:
+            return np.zeros(len(frames_TM), dtype=np.bool_)
+        # in float64 a sum of float16 values is exact: no order of summing decides
+        means_T = np.asarray(frames_TM, dtype=np.float64).mean(axis=1)
+        return np.asarray(means_T < self.config.mask_below_db)
 
-FRONT_ENDS: dict[str, Callable[[npt.NDArray[np.floating]], VectorsTD]] = {
-    "none": none,
-    "minmax": minmax,
-}
+    def _audible(self, clips: Sequence[FramesTM]) -> Iterator[VectorsTD]:
+        for frames_TM in clips:
+            yield self.vectors(frames_TM)[~self.silent(frames_TM)]

@@ -235,7 +235,7 @@ def test_a_directory_without_a_config_is_no_run(tmp_path: Path, faults_of: Fault
 
 
 @given(
-    k=st.integers(2, 65_536),
+    k=st.integers(2, 65_535),
     lr=st.floats(1e-12, 1e12),
     run=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
     letters=st.text(max_size=6),
@@ -255,3 +255,52 @@ def test_any_config_survives_a_dump(
     saved = tmp_path_factory.getbasetemp() / "dumped.yaml"
     saved.write_text(dump_config(config), encoding="utf-8")
     assert load_config(saved) == config
+
+
+# --- the codebook's section ------------------------------------------------------------------
+
+
+def codebook_of(write_yaml: WriteYaml, text: str) -> Config:
+    return load_config(write_yaml(MINIMAL + text))
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "mask"),
+    [
+        ("", ["pcen", "standardise", "context", "pca"], -30.0),
+        ("frames: {kind: mfcc}\n", ["standardise", "context", "pca"], None),
+        ("frames: {kind: mfcc}\ncodebook: {front_end: none}\n", [], None),
+        ("codebook: {front_end: seed}\n", ["minmax"], None),
+        ("codebook: {front_end: [minmax, {kind: pca, dims: 8}]}\n", ["minmax", "pca"], None),
+        ("codebook: {front_end: {mask_below_db: -60}}\n", [], -60.0),
+    ],
+)
+def test_a_front_end_is_a_preset_or_its_steps(
+    text: str, steps: list[str], mask: float | None, write_yaml: WriteYaml
+) -> None:
+    front_end = codebook_of(write_yaml, text).codebook.front_end
+    assert [step.kind for step in front_end.steps] == steps
+    assert front_end.mask_below_db == mask
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("codebook: {front_end: pecn}\n", "must be one of none, seed, logmel, pcen"),
+        ("frames: {kind: mfcc}\ncodebook: {front_end: pcen}\n", "set codebook.front_end=logmel"),
+        ("codebook: {k: 65536}\n", "leaves no token to silence"),
+        ("codebook: {codebooks: 5}\nmodel: []\n", "5 do not divide vectors of 64"),
+        (
+            "codebook: {codebooks: 4, combine: residual, metric: cosine}\n",
+            "combine residual adds centroids up",
+        ),
+    ],
+)
+def test_faults_of_a_codebook_say_what_to_do(
+    text: str, fault: str, write_yaml: WriteYaml, faults_of: FaultsOf
+) -> None:
+    assert any(fault in line for line in faults_of(write_yaml(MINIMAL + text)))
+
+
+def test_all_of_uint16_may_be_centroids_where_silence_is_kept(write_yaml: WriteYaml) -> None:
+    assert codebook_of(write_yaml, "codebook: {k: 65536, front_end: logmel}\n").codebook.k == 65_536

@@ -12,6 +12,7 @@ import pytest
 from tests.commands import ROOT
 
 AUDIOSET = ROOT / "../shared/data/audioset"
+ESC10 = ROOT / "../shared/data/esc10"
 
 
 def last_line(*command: str) -> dict[str, float | str]:
@@ -61,3 +62,36 @@ def test_stream_scale(tmp_path: Path) -> None:
     assert (report["bench"], report["clips"]) == ("stream_scale", 6000)
     for key in ("open_ms", "rss_mib", "first_batch_ms"):
         assert float(report[key]) > 0
+
+
+@pytest.mark.slow
+def test_kmeans(tmp_path: Path) -> None:
+    words = ("--k", "50", "--seeds", "1", "--directory", str(tmp_path))
+    report = last_line("benchmarks.kmeans", *words)
+    assert report["bench"] == "kmeans"
+    assert float(report["vs_faiss_k50"]) > 0
+
+
+@pytest.mark.slow
+def test_assign(tmp_path: Path) -> None:
+    report = last_line("benchmarks.assign", "--rounds", "1", "--directory", str(tmp_path))
+    assert (report["bench"], report["tokens_differing"]) == ("assign", 0)
+    for key in ("gemm_share_k500", "gemm_share_k5000", "vs_faiss_k500"):
+        assert float(report[key]) > 0
+
+
+@pytest.mark.slow
+def test_codebook_scale(tmp_path: Path) -> None:
+    words = ("--frames", "400000", "1600000", "--directory", str(tmp_path))
+    report = last_line("benchmarks.codebook_scale", *words)
+    assert report["bench"] == "codebook_scale"
+    assert float(report["frames_per_s"]) > 0
+    assert 0.8 < float(report["rss_growth"]) < 1.3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ESC10.is_dir(), reason="ESC-10 is not at ../shared/data/esc10")
+def test_bag(tmp_path: Path) -> None:
+    report = last_line("benchmarks.bag", "--k", "50", "--directory", str(tmp_path))
+    assert report["bench"] == "bag"
+    assert float(report["accuracy"]) > float(report["seed_accuracy"]) > 40

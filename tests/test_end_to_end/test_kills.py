@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load
 
-from pipeline.codebook import STAMP_BYTES
+from pipeline.several import Training
 from pipeline.synth import write_set
+from pipeline.workplace import STAMP_BYTES
 from tests.commands import (
     command,
     data_files,
@@ -24,7 +25,6 @@ from tests.conftest import tiny_tree
 
 NUM_KILLS = 5
 NUM_SHARDS = 24
-NUM_PASSES = 60
 NUM_STEPS = 48
 SEED = 20
 
@@ -37,7 +37,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tiny_tree(directory / "clips", directory / "undisturbed")
     tree["shards"] = {"min_shards": NUM_SHARDS}
     tree["cluster"] = {"kind": "local", "workers": 2}
-    tree["codebook"] = {"k": 64, "passes": NUM_PASSES, "device": "cpu", "batch_frames": 1024}
+    tree["codebook"] = {"k": 64, "passes": 30, "device": "cpu"}
     tree["models"]["bert"]["max_positions"] = 160
     tree["model"] = ["bert"]
     tree["train"] |= {"epochs": 10, "checkpoint_every_steps": 4}
@@ -100,15 +100,22 @@ def test_shard(undisturbed: Path, disturbed: Path) -> None:
 
 @pytest.mark.slow
 def test_codebook(undisturbed: Path, disturbed: Path) -> None:
-    state = disturbed / "codebooks/default/state"
+    """Killed while it draws, and after steps of the training; what is drawn is not drawn again."""
+    work = disturbed / "codebooks/default/work"
 
-    def passes() -> int:
-        return int(load(state.read_bytes()[STAMP_BYTES:])["passes"][0]) if state.exists() else 0
+    def steps() -> int:
+        try:
+            data = (work / "step").read_bytes()
+        except FileNotFoundError:
+            return -1
+        return Training.resumed(load(data[STAMP_BYTES:])).step
 
-    moments = iter([lambda n=n: passes() >= n for n in seeded_moments("codebook", NUM_PASSES - 15)])
+    drawn = [lambda n=n: count(work, "draw-*") >= n for n in (1, NUM_SHARDS // 2)]
+    trained = [lambda n=n: steps() >= n for n in (0, 2, 4)]
+    moments = iter([*drawn, *trained])
     assert kill_and_finish("pipeline", "codebook", undisturbed, disturbed, moments) == NUM_KILLS
     assert data_files(disturbed) == only(undisturbed, "token", "fit")
-    assert not state.exists()
+    assert not work.exists()
 
 
 @pytest.mark.slow

@@ -14,9 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from configs.errors import AudiolexError
-from configs.schema import CodebookConfig
 from pipeline.audio.assign import Assigner, unit
-from pipeline.kmeans import start
 
 ROOT = Path(__file__).parents[2]
 METRICS = ["l2", "cosine"]
@@ -42,7 +40,9 @@ def assert_exact(vectors_TD: npt.NDArray, centroids_KD: npt.NDArray, metric: str
 
 def drawn(frames: npt.NDArray, k: int, metric: str) -> npt.NDArray:
     """Centroids as training starts from: frames, so that some distances are exactly 0."""
-    return start(frames, CodebookConfig(k=k, metric=metric)).centroids_KD
+    random = np.random.default_rng(0)
+    rows_ND = np.unique(unit(frames) if metric == "cosine" else frames, axis=0)
+    return rows_ND[np.sort(random.choice(len(rows_ND), k, replace=False))]
 
 
 def random_centroids(k: int, metric: str, seed: int = 0) -> npt.NDArray:
@@ -136,8 +136,8 @@ def test_a_clip_alone_has_the_tokens_it_has_in_a_batch(frames: npt.NDArray, metr
 
 
 def test_more_rows_than_are_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.audio.assign.ROWS_AT_A_TIME", 64)
-    monkeypatch.setattr("pipeline.audio.assign.RESCORE_CELLS", 500)
+    monkeypatch.setattr("pipeline.audio.engines.Gemm.rows_at_a_time", 64)
+    monkeypatch.setattr("pipeline.audio.assign.RESCORE_PAIRS", 500)
     centroids_KD = np.concatenate([random_centroids(10, "l2")] * 6)
     assert_exact(random_centroids(300, "l2", seed=1), centroids_KD, "l2")
 
@@ -166,8 +166,8 @@ def test_a_vector_that_is_no_number_gets_no_token(metric: str, value: float) -> 
 @with_metrics
 def test_nearest_gives_squared_distances(metric: str) -> None:
     centroids_KD, vectors_TD = random_centroids(50, metric), random_centroids(200, "l2", seed=1)
-    found_T, distances_T = Assigner(centroids_KD, metric).nearest(vectors_TD)
     compared_TD = unit(vectors_TD) if metric == "cosine" else vectors_TD
+    found_T, distances_T = Assigner(centroids_KD, metric).nearest(compared_TD)
     gaps_TD = compared_TD.astype(np.float64) - centroids_KD[found_T]
     assert np.allclose(distances_T, (gaps_TD**2).sum(axis=1), rtol=1e-3, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""The codebook stage: one committed artefact, resumable after every pass."""
+"""The codebook stage: one committed artefact, resumable after every step."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ import pytest
 from configs.errors import NotMadeYet, RecipeMismatch
 from configs.load import merge
 from configs.schema import Config
-from pipeline import codebook as stage
+from pipeline.audio.quantise import Quantiser
+from pipeline.kmeans import State
+from pipeline.several import Training
 from pipeline.verbs import run_verb
+from pipeline.workplace import Workplace
 from shards.codebook import open_codebook
+from shards.frames import read_shard_frames
+from shards.index import open_shards
 from shards.layout import Layout
 from tests.conftest import MakeConfig
 
@@ -40,89 +45,150 @@ def test_before_shard_it_says_what_to_run(make_config: MakeConfig) -> None:
 
 def test_the_artefact_says_how_it_is_used(tokenized: Config) -> None:
     book, _ = open_codebook(Layout(tokenized.run), "default")
-    assert book.centroids_KD.shape == (16, 64)
-    assert (book.metric, book.front_end, book.sample_rate_hz) == ("l2", "none", 22_050)
+    assert book.centroids_QKD.shape == (1, 16, 64)
+    assert (book.metric, book.sample_rate_hz) == ("l2", 22_050)
     assert book.frames == tokenized.frames.model_dump(mode="json")
+    assert book.front_end == tokenized.codebook.front_end.model_dump(mode="json")
+    assert book.sounds_QVM.shape == (1, 17, 64)
+    assert book.sounds_QVM[0, 16].mean() < book.sounds_QVM[0, :16].mean(axis=1).min(), "silence"
     directory = tokenized.run / "codebooks" / "default"
     assert json.loads((directory / "codebook.json").read_text()) == book.header()
-    assert not (directory / stage.STATE_NAME).exists()
+    assert not (directory / "work").exists()
 
 
 def test_metrics_are_those_of_training_and_held_out_vectors(tokenized: Config) -> None:
     path = tokenized.run / "codebooks" / "default" / "metrics.json"
     metrics = json.loads(path.read_text())
-    assert set(metrics) == {"train", "holdout"}
-    assert metrics["train"]["vectors"] > metrics["holdout"]["vectors"] > 0
-    assert metrics["train"]["used"] == 16
-    assert 1 < metrics["train"]["perplexity"] <= 16
+    assert metrics["train"]["frames"] > metrics["holdout"]["frames"] > 0
+    (use,) = metrics["train"]["tokens"]
+    assert use["used"] == 16
+    assert 1 < use["perplexity"] <= 16
+    assert sum(use["counts"]) == metrics["train"]["frames"] == metrics["frames_drawn"]
+    assert 0 < metrics["train"]["db_rms"] < 30
+    assert metrics["tokens_per_s"] == pytest.approx(22_050 / 512)
+    assert metrics["bits_per_s"] == pytest.approx(22_050 / 512 * np.log2(17))
+    assert np.shape(metrics["map"]) == (16, 2)
+    (steps,) = metrics["steps"]
+    assert len(steps["train_errors"]) >= len(steps["holdout_errors"]) > 0
 
 
-@pytest.mark.parametrize("passes", [1, 2, 3])
-def test_a_run_stopped_after_a_pass_goes_on_and_ends_at_the_same_bytes(
+def test_what_is_heard_of_tokens_is_nearer_to_the_frames_than_their_mean(
+    tokenized: Config,
+) -> None:
+    layout = Layout(tokenized.run)
+    book, _ = open_codebook(layout, "default")
+    frames_TM = read_shard_frames(layout, open_shards(layout).records[0]).astype(np.float64)
+    quantiser = Quantiser(book)
+    made_TM = quantiser.frames(quantiser.tokens(frames_TM))
+    off, spread = ((frames_TM - other) ** 2 for other in (made_TM, frames_TM.mean(axis=0)))
+    assert off.mean() < 0.9 * spread.mean()
+
+
+class Stopped(BaseException):
+    """As a kill: nothing catches it."""
+
+
+def stopping_at(monkeypatch: pytest.MonkeyPatch, file: str, times: int) -> None:
+    """The `times`-th write of a file of the workplace is the last thing that happens."""
+    counted = iter(range(1, 1_000))
+
+    def write(self: Workplace, name: str, tensors: Any) -> None:
+        plain(self, name, tensors)
+        if name == file and next(counted) == times:
+            raise Stopped
+
+    def write_drawn(self: Workplace, shard: int, tensors: Any) -> None:
+        plain_drawn(self, shard, tensors)
+        if file == "draw" and next(counted) == times:
+            raise Stopped
+
+    plain, plain_drawn = Workplace.write, Workplace.write_drawn
+    monkeypatch.setattr(Workplace, "write", write)
+    monkeypatch.setattr(Workplace, "write_drawn", write_drawn)
+
+
+@pytest.mark.parametrize(
+    ("file", "times"), [("front-end", 1), ("draw", 1), ("draw", 5), ("step", 1), ("step", 3)]
+)
+def test_a_stage_stopped_anywhere_goes_on_and_ends_at_the_same_bytes(
     sharded: Config,
     tokenized: Config,
-    passes: int,
+    file: str,
+    times: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    written: list[int] = []
-
-    def stop_after(*args: Any) -> None:
-        write(*args)
-        written.append(1)
-        if len(written) == passes:
-            raise KeyboardInterrupt
-
-    write = stage.write_whole
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "write_whole", stop_after)
-        with pytest.raises(KeyboardInterrupt):
+        stopping_at(patch, file, times)
+        with pytest.raises(Stopped):
             run_verb(sharded, "codebook")
     assert not (sharded.run / FILE).exists()
     assert run_verb(sharded, "codebook") == 0
-    assert f"going on after pass {passes} of 3" in capsys.readouterr().out
-    assert (sharded.run / FILE).read_bytes() == (tokenized.run / FILE).read_bytes()
+    assert ("going on after step" in capsys.readouterr().out) == (file == "step")
+    for name in ("codebook.safetensors", "metrics.json"):
+        made = (sharded.run / "codebooks" / "default" / name).read_bytes()
+        assert made == (tokenized.run / "codebooks" / "default" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "over", [{"codebooks": 4}, {"codebooks": 2, "combine": "residual"}], ids=str
+)
+def test_several_codebooks_stopped_and_gone_on_with_are_the_same(
+    sharded: Config, over: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = over_codebook(sharded, **over)
+    assert run_verb(config, "codebook") == 0
+    expected = (sharded.run / FILE).read_bytes()
+    book, _ = open_codebook(Layout(sharded.run), "default")
+    assert (book.num_codebooks, book.combine) == (over["codebooks"], over.get("combine", "product"))
+    for made in ("codebooks", "commits/codebook"):
+        shutil.rmtree(sharded.run / made)
+    with monkeypatch.context() as patch:
+        stopping_at(patch, "step", 5)
+        with pytest.raises(Stopped):
+            run_verb(config, "codebook")
+    assert run_verb(config, "codebook") == 0
+    assert (sharded.run / FILE).read_bytes() == expected
+
+
+def over_codebook(config: Config, **tree: Any) -> Config:
+    """Other settings of the codebook, and no model that wants one token a frame."""
+    return over(config, codebook=tree, model=["bag"])
 
 
 def test_the_state_of_another_recipe_is_not_gone_on_from(
     sharded: Config, tokenized: Config
 ) -> None:
-    directory = sharded.run / "codebooks" / "default"
-    directory.mkdir(parents=True)
-    state = stage.kmeans.State(np.eye(16, 64, dtype=np.float32), np.full(16, 1e3), 2)
-    (directory / stage.STATE_NAME).write_bytes(stage._state_bytes(state, "0" * 64))
+    place = Workplace(sharded.run, "default", "0" * 64)
+    state = State(np.eye(16, 64, dtype=np.float32), np.full(16, 1e3), 2)
+    place.write("step", Training((), state).tensors())
     assert run_verb(sharded, "codebook") == 0
     assert (sharded.run / FILE).read_bytes() == (tokenized.run / FILE).read_bytes()
 
 
-def test_another_k_between_two_passes_is_refused_by_name(
+def test_another_k_between_two_steps_is_refused_by_name(
     sharded: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*args: Any) -> None:
-        write(*args)
-        raise KeyboardInterrupt
-
-    write = stage.write_whole
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "write_whole", stop)
-        with pytest.raises(KeyboardInterrupt):
+        stopping_at(patch, "step", 1)
+        with pytest.raises(Stopped):
             run_verb(sharded, "codebook")
     other = over(sharded, codebook={"k": 8})
-    with pytest.raises(RecipeMismatch, match=r"codebook\.k: 16 there, 8 now(.|\n)*remove .*state"):
+    with pytest.raises(RecipeMismatch, match=r"codebook\.k: 16 there, 8 now(.|\n)*remove .*work"):
         run_verb(other, "codebook")
-    (sharded.run / "codebooks" / "default" / stage.STATE_NAME).unlink()
+    shutil.rmtree(sharded.run / "codebooks" / "default" / "work")
     assert run_verb(other, "codebook") == 0
 
 
-def test_without_held_out_clips_the_training_error_is_called_so(
+def test_without_held_out_clips_nothing_is_said_of_them(
     sharded: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_verb(over(sharded, codebook={"holdout_share": 0}), "codebook") == 0
     said = capsys.readouterr().out
-    assert "codebook default: training error" in said
-    assert "held-out" not in said
+    assert "codebook default:" in said
+    assert "holdout" not in said
     metrics = json.loads((sharded.run / "codebooks" / "default" / "metrics.json").read_text())
-    assert set(metrics) == {"train"}
+    assert "holdout" not in metrics
 
 
 def test_a_second_run_does_nothing(own_run: Config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,8 +209,11 @@ def test_another_k_is_refused_under_the_same_name_and_made_under_another(sharded
 
 
 def test_a_cosine_codebook_of_scaled_clips_lies_on_the_sphere(sharded: Config) -> None:
-    config = over(sharded, codebook={"metric": "cosine", "front_end": "minmax"})
+    tree = sharded.model_dump(mode="json")
+    tree["codebook"] |= {"metric": "cosine", "front_end": "seed"}
+    config = Config.model_validate(tree)
     assert run_verb(config, "codebook") == 0
     book, _ = open_codebook(Layout(sharded.run), "default")
-    assert np.linalg.norm(book.centroids_KD, axis=1) == pytest.approx(1, abs=1e-5)
-    assert (book.metric, book.front_end) == ("cosine", "minmax")
+    assert np.linalg.norm(book.centroids_QKD[0], axis=1) == pytest.approx(1, abs=1e-5)
+    assert book.metric == "cosine"
+    assert [step["kind"] for step in book.front_end["steps"]] == ["minmax"]

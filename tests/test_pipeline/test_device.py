@@ -6,7 +6,7 @@ import faiss
 import pytest
 
 from configs.errors import InputError
-from pipeline.audio.assign import choose_device
+from pipeline.audio.engines import choose_device
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.codebook import CodebookConfig
 from configs.errors import InputError
-from configs.schema import CodebookConfig, Config, SplitConfig
-from pipeline.audio.front_end import minmax
-from pipeline.draw import Draw, choose, draw_frames, training_clips
+from configs.schema import Config, SplitConfig
+from pipeline import draw as module
+from pipeline.draw import (
+    FRONT_END,
+    HOLDOUT,
+    TRAINING,
+    Clips,
+    DrawnRows,
+    DrawTask,
+    choose,
+    draw_shard,
+    fit_front_end,
+    training_clips,
+)
 from pipeline.verbs import run_verb
+from pipeline.workplace import Workplace
 from shards.frames import read_shard_frames
 from shards.index import decoded, open_shards, read_shard_index
 from shards.layout import Layout
@@ -25,10 +38,12 @@ from shards.splits import TRAIN, SplitInputs, split_codes, unit_hash
 from tests.conftest import MakeConfig
 
 SPLIT = SplitConfig()
+SILENT_M = np.full(64, -100, dtype=np.float16)
 
 
 def config_of(**over: Any) -> CodebookConfig:
-    return CodebookConfig.model_validate({"k": 16, "frames_per_centroid": 32, **over})
+    small = {"k": 16, "frames_per_centroid": 32, "front_end": "none"}
+    return CodebookConfig.model_validate({**small, **over})
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +61,36 @@ def clips(seal: Seal) -> dict[str, dict[str, Any]]:
             end = row["row_start"] + row["num_frames"]
             found[row["id"]] = {**row, "frames": stored_TM[row["row_start"] : end]}
     return found
+
+
+def drawn(seal: Seal, directory: Path, config: CodebookConfig) -> tuple[DrawnRows, DrawnRows]:
+    """What is drawn to train on, and what is held out."""
+    place = Workplace(directory, "default", "of these tests")
+    of_shards = training_clips(seal, config, SPLIT, None)
+    front_end = fit_front_end(seal, of_shards, config)
+    place.write(FRONT_END, front_end.tensors())
+    num_clips = sum(len(of_shard.train) for of_shard in of_shards)
+    frames_a_clip = -(-config.k * config.frames_per_centroid // num_clips)
+    for shard, (record, of_shard) in enumerate(zip(seal.records, of_shards, strict=True)):
+        there = dataclasses.replace(record, shard=shard)  # reads by path: tests turn the order
+        task = DrawTask(place, there, of_shard, config, frames_a_clip, SILENT_M)
+        draw_shard(_reading(task, seal))
+    return tuple(DrawnRows(place, len(seal.records), part) for part in (TRAINING, HOLDOUT))  # type: ignore[return-value]
+
+
+def _reading(task: DrawTask, seal: Seal) -> DrawTask:
+    """The task, with files below the run of `seal` found from where the draw is kept."""
+    for name in ("frames.zarr", "index"):
+        link = task.place.root / name
+        if not link.exists():
+            link.symlink_to(seal.layout.root.absolute() / name)
+    return task
+
+
+def all_of(rows: DrawnRows) -> tuple[npt.NDArray, npt.NDArray]:
+    """Vectors, as many times as they count, and what each row counts."""
+    vectors_ND, weights_N = rows.read(slice(0, len(rows)))
+    return np.repeat(vectors_ND, weights_N.astype(int), axis=0), weights_N
 
 
 def owners(vectors_ND: npt.NDArray, clips: dict[str, dict[str, Any]]) -> list[str]:
@@ -67,103 +112,195 @@ def trains(clips: dict[str, dict[str, Any]]) -> set[str]:
     return {clip_id for clip_id, code in zip(ids, codes, strict=True) if code == TRAIN}
 
 
+def held_out(clips: dict[str, dict[str, Any]], share: float) -> set[str]:
+    return {clip_id for clip_id in trains(clips) if unit_hash(clip_id, "holdout") < share}
+
+
+# --- which clips, which frames -----------------------------------------------------------------
+
+
 def test_training_clips_follow_the_split(seal: Seal, clips: dict[str, dict[str, Any]]) -> None:
-    ids = training_clips(seal, SPLIT, None)
-    assert ids == trains(clips)
-    assert 30 < len(ids) < 51
+    of_shards = training_clips(seal, config_of(holdout_share=0.3), SPLIT, None)
+    ids = [set(read_shard_index(seal.layout, r)["id"].to_pylist()) for r in seal.records]
+    assert all(c.train | c.holdout <= of_shard for c, of_shard in zip(of_shards, ids, strict=True))
+    held = held_out(clips, 0.3)
+    assert set().union(*(of_shard.holdout for of_shard in of_shards)) == held
+    assert set().union(*(of_shard.train for of_shard in of_shards)) == trains(clips) - held
+    assert held
 
 
 def test_every_training_clip_gives_a_few_frames_and_no_other_clip_any(
-    seal: Seal, clips: dict[str, dict[str, Any]]
+    seal: Seal, clips: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    draw = draw_frames(seal, config_of(), SPLIT, None)
-    train, holdout = owners(draw.train_ND, clips), owners(draw.holdout_ND, clips)
-    assert set(train) | set(holdout) == trains(clips)
-    per_clip = -(-16 * 32 // len(trains(clips)))
-    assert {train.count(clip_id) for clip_id in set(train)} == {per_clip}
-    assert draw.train_ND.dtype == np.float32
+    train, holdout = drawn(seal, tmp_path, config_of(holdout_share=0.1))
+    held = held_out(clips, 0.1)
+    found = owners(all_of(train)[0], clips)
+    assert set(found) == trains(clips) - held
+    assert set(owners(all_of(holdout)[0], clips)) == held
+    per_clip = -(-16 * 32 // len(trains(clips) - held))
+    assert {found.count(clip_id) for clip_id in set(found)} == {per_clip}
 
 
-def test_held_out_vectors_are_of_clips_that_do_not_train(
-    seal: Seal, clips: dict[str, dict[str, Any]]
+def test_without_a_share_held_out_there_is_nothing_to_measure_on(
+    seal: Seal, tmp_path: Path
 ) -> None:
-    draw = draw_frames(seal, config_of(holdout_share=0.3), SPLIT, None)
-    train, holdout = set(owners(draw.train_ND, clips)), set(owners(draw.holdout_ND, clips))
-    assert holdout == {clip_id for clip_id in trains(clips) if unit_hash(clip_id, "holdout") < 0.3}
-    assert not train & holdout
-    assert holdout
-
-
-def test_without_a_share_held_out_there_is_nothing_to_measure_on(seal: Seal) -> None:
-    draw = draw_frames(seal, config_of(holdout_share=0), SPLIT, None)
-    assert draw.holdout_ND.shape == (0, draw.train_ND.shape[1])
+    train, holdout = drawn(seal, tmp_path, config_of(holdout_share=0))
+    assert len(train) > len(holdout) == 0
+    vectors_ND, weights_N = holdout.read(slice(0, 10))
+    assert (vectors_ND.shape, weights_N.shape) == ((0, 64), (0,))
 
 
 def test_asking_for_more_than_there_is_gives_every_frame_once(
-    seal: Seal, clips: dict[str, dict[str, Any]]
+    seal: Seal, clips: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    draw = draw_frames(seal, config_of(frames_per_centroid=10_000), SPLIT, None)
-    ids = trains(clips)
-    assert len(draw.train_ND) + len(draw.holdout_ND) == sum(clips[i]["num_frames"] for i in ids)
+    parts = drawn(seal, tmp_path, config_of(frames_per_centroid=10_000))
+    found = np.concatenate([all_of(part)[0] for part in parts])
+    assert len(found) == sum(clips[clip_id]["num_frames"] for clip_id in trains(clips))
 
 
-def as_set(draw: Draw) -> set[bytes]:
-    return {vector_D.tobytes() for vector_D in np.concatenate([draw.train_ND, draw.holdout_ND])}
+def test_a_layer_has_frames_of_every_clip_and_rows_are_read_alike_in_any_parts(
+    seal: Seal, clips: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = config_of(frames_per_centroid=64, holdout_share=0)  # four layers
+    train, _ = drawn(seal, tmp_path, config)
+    vectors_ND, weights_N = train.read(slice(0, len(train)))
+    frames_NM = train.frames(slice(0, len(train)))
+    assert (vectors_ND == frames_NM).all(), "front end none: vectors are the frames"
+    for layer in range(4):
+        part = slice(len(train) * layer // 4, len(train) * (layer + 1) // 4)
+        assert len(set(owners(vectors_ND[part], clips))) > 0.9 * len(trains(clips))
+    for step in (1, 7, 100):
+        parts = [train.read(slice(at, at + step)) for at in range(0, len(train), step)]
+        assert np.concatenate([part[0] for part in parts]).tobytes() == vectors_ND.tobytes()
+        assert np.concatenate([part[1] for part in parts]).tobytes() == weights_N.tobytes()
 
 
-def test_the_order_of_the_shards_does_not_choose(seal: Seal) -> None:
-    turned = dataclasses.replace(seal, commits=seal.commits[::-1])
-    draw, other = (draw_frames(each, config_of(), SPLIT, None) for each in (seal, turned))
-    assert as_set(draw) == as_set(other)
+def as_set(*parts: DrawnRows) -> set[bytes]:
+    return {vector_D.tobytes() for part in parts for vector_D in all_of(part)[0]}
 
 
-def test_the_size_of_the_shards_does_not_choose(seal: Seal, make_config: MakeConfig) -> None:
+def test_the_size_and_order_of_the_shards_do_not_choose(
+    seal: Seal, make_config: MakeConfig, tmp_path: Path
+) -> None:
     config = make_config(shards={"clips_per_shard": 5, "min_shards": 1})
     assert run_verb(config, "shard") == 0
     other = open_shards(Layout(config.run))
     assert len(other.records) == 13
-    draws = [draw_frames(each, config_of(), SPLIT, None) for each in (seal, other)]
-    assert draws[0].train_ND.tobytes() == draws[1].train_ND.tobytes()
-    assert draws[0].holdout_ND.tobytes() == draws[1].holdout_ND.tobytes()
+    turned = dataclasses.replace(seal, commits=seal.commits[::-1])
+    found = []
+    for number, each in enumerate((seal, other, turned)):
+        (tmp_path / str(number)).mkdir()
+        found.append(as_set(*drawn(each, tmp_path / str(number), config_of())))
+    assert found[0] == found[1] == found[2]
 
 
-def test_the_seed_chooses(seal: Seal) -> None:
-    draws = [draw_frames(seal, config_of(seed=seed), SPLIT, None).train_ND for seed in (0, 0, 1)]
-    assert draws[0].tobytes() == draws[1].tobytes()
-    assert draws[0].tobytes() != draws[2].tobytes()
+def test_the_seed_chooses(seal: Seal, tmp_path: Path) -> None:
+    found = []
+    for number, seed in enumerate((0, 0, 1)):
+        (tmp_path / str(number)).mkdir()
+        found.append(as_set(*drawn(seal, tmp_path / str(number), config_of(seed=seed))))
+    assert found[0] == found[1] != found[2]
 
 
-def test_a_front_end_sees_the_whole_clip(seal: Seal, clips: dict[str, dict[str, Any]]) -> None:
-    draw = draw_frames(seal, config_of(front_end="minmax"), SPLIT, None)
-    possible = {vector_D.tobytes() for row in clips.values() for vector_D in minmax(row["frames"])}
-    assert as_set(draw) <= possible
-
-
-def test_too_few_frames_is_an_input_error_with_numbers(seal: Seal) -> None:
-    with pytest.raises(InputError, match=r"codebook\.k=5000 .* gave \d+"):
-        draw_frames(seal, config_of(k=5_000), SPLIT, None)
+def test_a_front_end_sees_the_whole_clip(
+    seal: Seal, clips: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = config_of(front_end="pcen")
+    parts = drawn(seal, tmp_path, config)
+    front_end = fit_front_end(seal, training_clips(seal, config, SPLIT, None), config)
+    possible = {
+        vector_D.tobytes()
+        for row in clips.values()
+        for vector_D in front_end.vectors(row["frames"])[~front_end.silent(row["frames"])]
+    }
+    assert as_set(*parts) <= possible
 
 
 @given(
     clip_id=st.text(max_size=12),
-    num_frames=st.integers(0, 200),
+    allowed=st.lists(st.booleans(), max_size=200),
     most=st.integers(0, 200),
     seed=st.integers(-5, 2**40),
 )
-def test_chosen_frames_rise_without_repeats(
-    clip_id: str, num_frames: int, most: int, seed: int
+def test_chosen_frames_are_allowed_and_none_is_chosen_twice(
+    clip_id: str, allowed: list[bool], most: int, seed: int
 ) -> None:
-    frames = choose(clip_id, num_frames, most, seed).tolist()
-    assert frames == sorted(set(frames))
-    assert len(frames) == min(num_frames, most)
-    assert set(frames) <= set(range(num_frames))
+    chosen = choose(clip_id, np.array(allowed, dtype=bool), most, seed).tolist()
+    assert len(chosen) == len(set(chosen)) == min(sum(allowed), most)
+    assert all(allowed[frame] for frame in chosen)
 
 
 def test_every_frame_of_a_clip_may_be_chosen() -> None:
-    chosen = np.concatenate([choose(f"clip{number}", 20, 3, 0) for number in range(400)])
+    every = np.ones(20, dtype=bool)
+    chosen = np.concatenate([choose(f"clip{number}", every, 3, 0) for number in range(400)])
     counts = np.bincount(chosen, minlength=20)
     assert counts.min() > 30
     assert counts.max() < 90
+
+
+# --- silence, damage ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def half_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DrawnRows:
+    """4 frames of sound, 12 of digital silence, drawn from one made-up shard."""
+    sound_TM = np.arange(4 * 64).reshape(4, 64).astype(np.float16)
+    frames_TM = np.concatenate([sound_TM, np.tile(SILENT_M, (12, 1))])
+    monkeypatch.setattr(module, "_frames", lambda *_: iter([("a", frames_TM)]))
+    place = Workplace(tmp_path, "default", "of these tests")
+    record = type("Record", (), {"shard": 0})()
+    ids = Clips(frozenset("a"), frozenset())
+    draw_shard(DrawTask(place, record, ids, config_of(), 16, SILENT_M))
+    return DrawnRows(place, 1, TRAINING)
+
+
+def test_equal_frames_of_a_layer_are_one_that_counts_for_all(half_silent: DrawnRows) -> None:
+    vectors_ND, weights_N = half_silent.read(slice(0, 16))
+    assert len(half_silent) < 16 == weights_N.sum()
+    assert half_silent.total_weights() == (16, 12)
+    is_silent_N = (vectors_ND == -100).all(axis=1)
+    assert weights_N[~is_silent_N].tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("most", [0.0, 0.2, 0.5])
+def test_the_share_of_digital_silence_is_capped(half_silent: DrawnRows, most: float) -> None:
+    vectors_ND, weights_N = half_silent.capped(most).read(slice(0, 16))
+    is_silent_N = (vectors_ND == -100).all(axis=1)
+    assert weights_N[is_silent_N].sum() / weights_N.sum() == pytest.approx(most)
+    assert weights_N[~is_silent_N].tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("most", [0.75, 0.9, 1.0])
+def test_less_silence_than_the_cap_is_left_as_it_is(half_silent: DrawnRows, most: float) -> None:
+    assert half_silent.capped(most) is half_silent
+
+
+def test_frames_that_are_no_numbers_are_an_input_error_with_the_clip(
+    seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(*args: Any) -> npt.NDArray:
+        frames_TM = read_shard_frames(*args).copy()
+        frames_TM[:, 3] = np.nan
+        return frames_TM
+
+    monkeypatch.setattr(module, "read_shard_frames", spoiled)
+    of_shards = training_clips(seal, config_of(), SPLIT, None)
+    with pytest.raises(InputError, match=r"clip \S+ of shard 000000: its frames hold NaN"):
+        fit_front_end(seal, of_shards, config_of())
+
+
+# --- the workplace -----------------------------------------------------------------------------
+
+
+def test_what_was_drawn_under_the_recipe_is_not_drawn_again(seal: Seal, tmp_path: Path) -> None:
+    train, _ = drawn(seal, tmp_path, config_of())
+    before = [train.place.drawn(shard).stat().st_mtime_ns for shard in range(8)]
+    drawn(seal, tmp_path, config_of())
+    assert [train.place.drawn(shard).stat().st_mtime_ns for shard in range(8)] == before
+    other = dataclasses.replace(train.place, fingerprint="another")
+    assert train.place.has_drawn(3)
+    assert not other.has_drawn(3)
+    assert not train.place.has_drawn(99)
 
 
 def test_draws_of_a_run_over_folds_leave_the_fold_out(esc10: Path, tmp_path: Path) -> None:
@@ -178,7 +315,8 @@ def test_draws_of_a_run_over_folds_leave_the_fold_out(esc10: Path, tmp_path: Pat
     assert run_verb(config, "shard") == 0
     seal = open_shards(Layout(config.run))
     for fold in (1, 4):
-        ids = training_clips(seal, config.split, fold)
+        of_shards = training_clips(seal, config_of(), config.split, fold)
+        ids = set().union(*(of_shard.train | of_shard.holdout for of_shard in of_shards))
         assert {clip_id[0] for clip_id in ids} == set("12345") - {str(fold)}
         assert len(ids) == 8
 

@@ -125,7 +125,9 @@ def test_a_damaged_state_of_a_codebook_is_begun_again(run: Layout) -> None:
     for path in (*run.commits("codebook", "default").glob("0*.json"),):
         path.unlink()
     for data in (b"", b"short", b"x" * 5000):
-        (run.codebook("default") / "state").write_bytes(data)
+        (run.codebook("default") / "work").mkdir()
+        for name in ("step", "front-end", "draw-000003"):
+            (run.codebook("default") / "work" / name).write_bytes(data)
         assert run_verb(config_of(run), "codebook") == 0
         assert data_files(run.root) == whole
         (run.commits("codebook", "default") / "000000.json").unlink()

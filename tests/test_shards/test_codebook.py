@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from configs.errors import IntegrityError, NotMadeYet
 from configs.schema import CodebookConfig, SplitConfig
@@ -26,13 +28,16 @@ from shards.layout import Layout
 
 
 def made(k: int = 5, dim: int = 4, seed: int = 0) -> Codebook:
+    random = np.random.default_rng(seed)
     return Codebook(
-        centroids_KD=np.random.default_rng(seed).normal(size=(k, dim)).astype(np.float32),
+        centroids_QKD=random.normal(size=(2, k, dim)).astype(np.float32),
         metric="l2",
-        front_end="minmax",
+        front_end={"steps": [{"kind": "standardise"}], "mask_below_db": None},
         frames={"n_mels": dim, "f_max_hz": None},
         sample_rate_hz=22_050,
         frames_fingerprint="f" * 64,
+        sounds_QVM=random.normal(size=(2, k, 3)).astype(np.float32),
+        front_end_tensors={"0.mean": random.normal(size=dim), "0.std": np.ones(dim)},
     )
 
 
@@ -54,8 +59,15 @@ def test_a_codebook_round_trips(
     codebook = made(k, dim, seed)
     path.write_bytes(codebook.to_bytes())
     again = load_codebook(path)
-    np.testing.assert_array_equal(again.centroids_KD, codebook.centroids_KD)
-    assert again.centroids_KD.dtype == np.float32
+    for name, array in codebook.tensors().items():
+        np.testing.assert_array_equal(again.tensors()[name], array)
+        assert again.tensors()[name].dtype == array.dtype
+    assert set(again.tensors()) == {
+        "centroids",
+        "sounds",
+        "front_end.0.mean",
+        "front_end.0.std",
+    }
     assert again.header() == codebook.header()
     assert again.k == k
     assert fingerprint_of(again) == fingerprint_of(codebook)
@@ -68,9 +80,12 @@ def test_the_same_codebook_gives_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"centroids_KD": made(seed=1).centroids_KD},
+        {"centroids_QKD": made(seed=1).centroids_QKD},
+        {"sounds_QVM": made(seed=1).sounds_QVM},
+        {"front_end_tensors": {"0.mean": np.zeros(4), "0.std": np.ones(4)}},
+        {"combine": "residual"},
         {"metric": "cosine"},
-        {"front_end": "none"},
+        {"front_end": {"steps": []}},
         {"frames": {"n_mels": 4, "f_max_hz": 8000.0}},
         {"sample_rate_hz": 44_100},
         {"frames_fingerprint": "0" * 64},
@@ -83,10 +98,10 @@ def test_everything_that_decides_its_use_is_in_the_fingerprint(change: dict[str,
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_centroids_are_finite(value: float) -> None:
-    centroids_KD = made().centroids_KD.copy()
-    centroids_KD[1, 2] = value
+    centroids_QKD = made().centroids_QKD.copy()
+    centroids_QKD[0, 1, 2] = value
     with pytest.raises(ValueError, match="finite"):
-        dataclasses.replace(made(), centroids_KD=centroids_KD)
+        dataclasses.replace(made(), centroids_QKD=centroids_QKD)
 
 
 @pytest.mark.parametrize("k", [0, 1, 65_537])
@@ -99,10 +114,26 @@ def test_k_may_be_all_of_uint16() -> None:
     assert made(65_536, dim=1).k == 65_536
 
 
+@pytest.mark.parametrize(("mask", "token", "vocabulary"), [(None, None, 5), (-30.0, 5, 6)])
+def test_masked_silence_has_a_token_of_its_own(
+    mask: float | None, token: int | None, vocabulary: int
+) -> None:
+    codebook = dataclasses.replace(made(), front_end={"steps": [], "mask_below_db": mask})
+    assert (codebook.silence_token, codebook.vocabulary) == (token, vocabulary)
+    assert (codebook.k, codebook.num_codebooks) == (5, 2)
+
+
+def test_a_codebook_of_an_earlier_format_says_what_to_do(tmp_path: Path) -> None:
+    header = {"codebook": json.dumps({"k": 2, "metric": "l2", "front_end": "none"})}
+    (tmp_path / FILE_NAME).write_bytes(save({"centroids": np.eye(2, dtype=np.float32)}, header))
+    with pytest.raises(NotMadeYet, match="of an earlier format: make it again"):
+        load_codebook(tmp_path / FILE_NAME)
+
+
 def test_a_committed_codebook_opens_with_its_fingerprint(layout: Layout) -> None:
     commit(layout, made())
     codebook, fingerprint = open_codebook(layout, "default")
-    np.testing.assert_array_equal(codebook.centroids_KD, made().centroids_KD)
+    np.testing.assert_array_equal(codebook.centroids_QKD, made().centroids_QKD)
     assert fingerprint == fingerprint_of(made())
 
 

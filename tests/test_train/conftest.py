@@ -82,7 +82,7 @@ def make_data(tmp_path: Path) -> MakeData:
         flat_SQ = np.concatenate([np.array(c, dtype=np.uint16) for c in clips])[:, None]
         write_tokens(layout, Block(0, flat_SQ, ids, lengths, labels))
         classes = tuple(ClassName(f"/c/{c}", f"class {c}") for c in range(num_classes))
-        codebook = Codebook(np.eye(k, dtype=np.float32), "l2", "none", {}, 8000, "made")
+        codebook = Codebook(np.eye(k, dtype=np.float32)[None], "l2", {}, {}, 8000, "made")
         splits = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), counts)
         source = open_tokens(layout, "default")
         learnt = Classes.chosen(classes, range(num_classes))

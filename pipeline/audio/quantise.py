@@ -1,0 +1,121 @@
+"""A codebook at work: stored frames in, tokens out, and back.
+
+The stages, training and prediction all go through here. A clip's tokens depend on its own frames
+and the codebook only.
+
+Legend: T frames of a clip, M numbers in a frame, D in a vector, Q codebooks, K centroids in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.audio.assign import Assigner, TokensT
+from pipeline.audio.engines import Build, Gemm
+from pipeline.audio.front_end import FramesTM, FrontEnd
+from pipeline.audio.steps import Arrays, VectorsTD
+
+ROWS_AT_A_TIME = 32_768  # vectors held at once, and one clip's
+
+TokensTQ = npt.NDArray[np.uint16]
+
+
+class Vocabulary(Protocol):
+    """What is needed of a codebook (`shards.codebook.Codebook`)."""
+
+    @property
+    def centroids_QKD(self) -> npt.NDArray[np.float32]: ...  # noqa: N802 - its shape
+    @property
+    def metric(self) -> str: ...
+    @property
+    def combine(self) -> str: ...
+    @property
+    def front_end(self) -> Mapping[str, Any]: ...
+    @property
+    def front_end_tensors(self) -> Arrays: ...
+    @property
+    def sounds_QVM(self) -> npt.NDArray[np.float32]: ...  # noqa: N802
+
+
+class Quantiser:
+    """Front end, and an assigner for each codebook."""
+
+    def __init__(self, vocabulary: Vocabulary, build: Build = Gemm) -> None:
+        self.front_end = FrontEnd.restored(vocabulary.front_end, vocabulary.front_end_tensors)
+        self._centroids_QKD = vocabulary.centroids_QKD
+        self._is_residual = vocabulary.combine == "residual"
+        self._sounds_QVM = vocabulary.sounds_QVM
+        self.assigners = [
+            Assigner(centroids_KD, vocabulary.metric, build)
+            for centroids_KD in vocabulary.centroids_QKD
+        ]
+
+    @property
+    def k(self) -> int:
+        """Centroids in each codebook, and the token of silence."""
+        return int(self._centroids_QKD.shape[1])
+
+    def tokens(self, frames_TM: FramesTM) -> TokensTQ:
+        """The tokens [T, Q] uint16 of one clip's stored frames [T, M]."""
+        return self.tokens_of([frames_TM])[0]
+
+    def tokens_of(self, clips: Sequence[FramesTM]) -> list[TokensTQ]:
+        """The tokens of many clips: quicker together, and the same as one by one."""
+        tokens: list[TokensTQ] = []
+        waiting: list[FramesTM] = []
+        for frames_TM in clips:
+            waiting.append(frames_TM)
+            if sum(map(len, waiting)) >= ROWS_AT_A_TIME:
+                tokens += self._together(waiting)
+                waiting = []
+        return tokens + self._together(waiting)
+
+    def quantise(self, vectors_TD: VectorsTD) -> TokensTQ:
+        """The tokens of vectors, none of them silent."""
+        columns: list[TokensT] = []
+        left_TD = vectors_TD
+        for q, assigner in enumerate(self.assigners):
+            columns.append(
+                assigner.tokens(left_TD if self._is_residual else self.part(vectors_TD, q))
+            )
+            if self._is_residual:
+                left_TD = left_TD - self._centroids_QKD[q, columns[-1]]
+        return np.stack(columns, axis=1)
+
+    def part(self, vectors_TD: VectorsTD, q: int) -> VectorsTD:
+        """What codebook q is compared with first: its numbers of a product, or all of them."""
+        width = self._centroids_QKD.shape[2]
+        return (
+            vectors_TD
+            if self._is_residual
+            else np.ascontiguousarray(vectors_TD[:, q * width : (q + 1) * width])
+        )
+
+    def vectors(self, tokens_TQ: TokensTQ) -> VectorsTD:
+        """The vectors [T, D] that tokens stand for, none of them silence."""
+        parts_QTD = [
+            centroids_KD[tokens_T]
+            for centroids_KD, tokens_T in zip(self._centroids_QKD, tokens_TQ.T, strict=True)
+        ]
+        return np.sum(parts_QTD, axis=0) if self._is_residual else np.concatenate(parts_QTD, axis=1)
+
+    def frames(self, tokens_TQ: TokensTQ) -> npt.NDArray[np.float32]:
+        """The frames [T, M], in dB as stored, that tokens stand for."""
+        sounds_QTM = [
+            sounds_VM[tokens_T]
+            for sounds_VM, tokens_T in zip(self._sounds_QVM, tokens_TQ.T, strict=True)
+        ]
+        return np.asarray(np.sum(sounds_QTM, axis=0), dtype=np.float32)
+
+    def _together(self, clips: Sequence[FramesTM]) -> list[TokensTQ]:
+        if not clips:
+            return []
+        vectors_TD = np.concatenate([self.front_end.vectors(frames_TM) for frames_TM in clips])
+        silent_T = np.concatenate([self.front_end.silent(frames_TM) for frames_TM in clips])
+        tokens_TQ = np.full((len(vectors_TD), len(self.assigners)), self.k % 2**16, np.uint16)
+        tokens_TQ[~silent_T] = self.quantise(vectors_TD[~silent_T])
+        return np.split(tokens_TQ, np.cumsum([len(frames_TM) for frames_TM in clips])[:-1])
