@@ -1,0 +1,167 @@
+"""`make bench NAME=bag`: how much tokens know. Bag of tokens and logistic regression on ESC-10.
+
+Five official folds; everything that is fitted, codebook and front end included, sees a fold's
+training clips only. The front end is chosen a fold at a time on validation clips, a quarter of the
+training clips, which its codebook and its classifier have not seen; then both are fitted to all
+training clips, and the test fold is read once. `cpu_s` is the CPU time of the latter, five folds,
+from sealed frames to scores, imports left out (they are printed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from configs.schema import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDS = (1, 2, 3, 4, 5)
+VALID_SHARE = 0.25
+SEED: dict[str, Any] = {"front_end": "seed", "metric": "cosine"}
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "seed": SEED,
+    "logmel": {"front_end": "logmel"},
+    "pcen": {"front_end": "pcen"},
+}
+
+
+def main() -> int:
+    args = _arguments()
+    if args.measure:
+        print(json.dumps(_measured(args.directory, *args.measure.split(","))))
+        return 0
+    config = _config(args.directory, {}, "default", 0.0)
+    if not Path(config.source.root).is_dir():
+        print(f"ESC-10 is not at {config.source.root}", file=sys.stderr)
+        return 2
+    _shard(config)
+    inner = {name: _in_a_new_process(args, name, "valid") for name in CANDIDATES}
+    chosen = [max(CANDIDATES, key=lambda name: inner[name]["accuracy"][fold]) for fold in range(5)]
+    for name, found in inner.items():
+        print(f"{name:<8} on validation clips {_percent(found['accuracy'])}")
+    outer = {name: _in_a_new_process(args, name, "test") for name in {*chosen, "seed"}}
+    for name, found in outer.items():
+        cost = f"{found['cpu_s']:.1f} s CPU, {found['imports_s']:.1f} s of imports beside it"
+        print(f"{name:<8} on test clips       {_percent(found['accuracy'])}  {cost}")
+    accuracy = [outer[name]["accuracy"][fold] for fold, name in enumerate(chosen)]
+    mean_ap = [outer[name]["map"][fold] for fold, name in enumerate(chosen)]
+    report = {
+        "bench": "bag",
+        "seed_accuracy": _mean(outer["seed"]["accuracy"]),
+        "accuracy": _mean(accuracy),
+        "map": _mean(mean_ap),
+        "cpu_s": round(max(outer[name]["cpu_s"] for name in set(chosen)), 1),
+        "chosen": dict(Counter(chosen)),
+        "k": args.k,
+    }
+    print(json.dumps(report))
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--k", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--directory", type=Path, default=ROOT / "runs/bench/bag")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _mean(shares: list[float]) -> float:
+    return round(100 * statistics.mean(shares), 2)
+
+
+def _percent(shares: list[float]) -> str:
+    return f"{_mean(shares):6.2f} %  ({', '.join(f'{100 * share:.1f}' for share in shares)})"
+
+
+def _config(directory: Path, codebook: dict[str, Any], name: str, valid_share: float) -> Config:
+    from configs.load import load_config, merge
+    from configs.schema import Config
+
+    config = load_config(ROOT / "configs/esc10.yaml", ["model=bag", "cluster.kind=inline"])
+    tree = config.model_dump(mode="json")
+    del tree["codebook"]["front_end"]
+    over = {
+        "run": str(directory),
+        "split": {"valid_share": valid_share},
+        "codebook": {"name": name, "holdout_share": 0, "passes": 8, **codebook},
+    }
+    return Config.model_validate(merge(tree, over))
+
+
+def _shard(config: Config) -> None:
+    """Make the frames, off the clock."""
+    words = [sys.executable, "-m", "pipeline", "shard", "configs/esc10.yaml"]
+    subprocess.run([*words, f"run={config.run}", "model=bag"], cwd=ROOT, check=True)
+
+
+def _in_a_new_process(args: argparse.Namespace, name: str, part: str) -> dict[str, Any]:
+    words = [sys.executable, "-m", "benchmarks.bag", "--directory", str(args.directory)]
+    done = subprocess.run(
+        [*words, "--measure", f"{name},{part},{args.k},{args.seed}"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _measured(directory: Path, name: str, part: str, k: str, seed: str) -> dict[str, Any]:
+    """Accuracy and mAP of each fold on its validation or test clips."""
+    began_s = time.process_time()
+    from pipeline.verbs import run_verb
+    from shards.codebook import codebook_names
+    from shards.layout import Layout
+    from train.bag import bag_logits, fit_bag
+    from train.data import open_data
+    from train.metrics import evaluate
+
+    imports_s, began_s = time.process_time() - began_s, time.process_time()
+    label = f"{name}-{part}"
+    settings = {**CANDIDATES[name], "k": int(k), "seed": int(seed)}
+    config = _config(directory, settings, label, VALID_SHARE if part == "valid" else 0.0)
+    _forget(config, label)
+    _quietly(lambda: [run_verb(config, verb) for verb in ("codebook", "tokenize")])
+    scores = []
+    for tokens, fold in codebook_names(config.codebook, config.split):
+        data = open_data(Layout(config.run), tokens, config.split, fold, config.data)
+        rows = data.whole(data.rows(part))
+        logits_NC = bag_logits(fit_bag(config.models["bag"], data), data, rows)  # type: ignore[arg-type]
+        scores.append(evaluate(logits_NC, data.targets(rows), data.task))
+    return {
+        "accuracy": [score["accuracy"] for score in scores],
+        "map": [score["map"] for score in scores],
+        "cpu_s": time.process_time() - began_s,
+        "imports_s": imports_s,
+    }
+
+
+def _forget(config: Config, label: str) -> None:
+    """What an earlier measurement made under these names."""
+    for place in ("codebooks", "tokens", "commits/codebook", "commits/tokenize"):
+        for fold in FOLDS:
+            shutil.rmtree(config.run / place / f"{label}-fold{fold}", ignore_errors=True)
+
+
+def _quietly(function: Callable[[], Any]) -> None:
+    from contextlib import redirect_stdout
+
+    with redirect_stdout(sys.stderr):
+        function()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
