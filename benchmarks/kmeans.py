@@ -1,7 +1,8 @@
 """`make bench NAME=kmeans`: CPU time until a codebook is as good as 50 Lloyd iterations make it.
 
-The reference is faiss.Kmeans, 50 iterations over all training frames, cosine; as good is within 1 %
-of its error on training frames and on those of held-out clips. Our trainer is looked at after
+The reference is faiss.Kmeans, 50 iterations over all training frames, cosine. As good is within 1 %
+of its error on training frames and on those of held-out clips, in the mean over the seeds: one
+seed's local optimum moves the held-out error by more than that. Our trainer is looked at after
 every step, off the clock. The peer is the cheapest run of faiss.Kmeans (5, 10, 20 or 50
 iterations, over its own sample of 256 frames a centroid or over all) that gets there. One thread
 each; the kernels of both BLAS are set alike (OPENBLAS_CORETYPE); a new process a side and seed.
@@ -16,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,7 @@ def main() -> None:
     print(f"OPENBLAS_CORETYPE={os.environ.get('OPENBLAS_CORETYPE', '(unset)')}, one thread")
     ratios: dict[str, float] = {}
     for k in args.k:
-        found = [_round(args.directory, k, seed) for seed in range(1, args.seeds + 1)]
-        ratios[f"vs_faiss_k{k}"] = round(statistics.median(found), 2)
-        spread = f"{min(found):.2f} to {max(found):.2f}"
-        print(
-            f"k={k}: {ratios[f'vs_faiss_k{k}']:.2f} times as fast as faiss ({spread})", flush=True
-        )
+        ratios |= _compared(args.directory, k, range(1, args.seeds + 1))
     print(json.dumps({"bench": "kmeans", **ratios, "seeds": args.seeds}))
 
 
@@ -54,26 +51,60 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _round(directory: Path, k: int, seed: int) -> float:
-    """How many times as long faiss takes; prints what was measured."""
-    theirs = _in_a_new_process(directory, "faiss", k, seed)
-    ours = _in_a_new_process(directory, "ours", k, seed)
+def _compared(directory: Path, k: int, seeds: Sequence[int]) -> dict[str, float]:
+    """How many times as long faiss takes, in the median over the seeds; prints the means."""
+    theirs = _by_name([_in_a_new_process(directory, "faiss", k, seed) for seed in seeds])
+    ours = _by_name(_of_equal_length([_in_a_new_process(directory, "ours", k, s) for s in seeds]))
     goal = theirs[-1]
-    close = [run for run in theirs if _is_as_good(run, goal)]
-    cheapest = min(close, key=lambda run: float(run["cpu_s"]))
-    first = next((step for step in ours if _is_as_good(step, goal)), None)
-    for run in (*theirs, first or ours[-1], ours[-1]):
-        train, holdout = run["train"] / goal["train"], run["holdout"] / goal["holdout"]
+    cheapest = min((run for run in theirs if run.is_as_good_as(goal)), key=lambda run: run.cpu_s)
+    first = next((step for step in ours if step.is_as_good_as(goal)), None)
+    for run in (*theirs, *ours):
         mark = " <" if run is cheapest or run is first else ""
-        print(
-            f"  k={k} seed {seed} {run['name']:<28}{run['cpu_s']:8.2f} s  train {train:.3f}  "
-            f"held-out {holdout:.3f}{mark}"
+        print(f"  k={k:<6}{run.described(goal)}{mark}", flush=True)
+    ratio = 0.0
+    if first is not None:
+        pairs = zip(cheapest.runs, first.runs, strict=True)
+        ratio = statistics.median(one["cpu_s"] / other["cpu_s"] for one, other in pairs)
+    return {f"vs_faiss_k{k}": round(ratio, 2)}
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The same run under every seed."""
+
+    name: str
+    runs: list[dict[str, Any]]
+
+    @property
+    def cpu_s(self) -> float:
+        return self.mean("cpu_s")
+
+    def mean(self, key: str) -> float:
+        return float(statistics.mean(run[key] for run in self.runs))
+
+    def is_as_good_as(self, goal: _Runs) -> bool:
+        return all(self.mean(part) <= CLOSE * goal.mean(part) for part in ("train", "holdout"))
+
+    def described(self, goal: _Runs) -> str:
+        shares = {part: self.mean(part) / goal.mean(part) for part in ("train", "holdout")}
+        spread = statistics.pstdev(run["holdout"] for run in self.runs) / goal.mean("holdout")
+        return (
+            f"{self.name:<24}{self.cpu_s:8.2f} s  train {shares['train']:.3f}  held-out "
+            f"{shares['holdout']:.3f} +- {spread:.3f}"
         )
-    return float(cheapest["cpu_s"] / first["cpu_s"]) if first else 0.0
 
 
-def _is_as_good(run: dict[str, Any], goal: dict[str, Any]) -> bool:
-    return all(run[part] <= CLOSE * goal[part] for part in ("train", "holdout"))
+def _by_name(found: list[list[dict[str, Any]]]) -> list[_Runs]:
+    return [_Runs(runs[0]["name"], list(runs)) for runs in zip(*found, strict=True)]
+
+
+def _of_equal_length(found: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """Trainings that ended early stand at their last step while others go on."""
+    longest = max(found, key=len)
+    return [
+        [*steps, *({**steps[-1], "name": run["name"]} for run in longest[len(steps) :])]
+        for steps in found
+    ]
 
 
 def _in_a_new_process(directory: Path, side: str, k: int, seed: int) -> list[dict[str, Any]]:
@@ -140,7 +171,8 @@ def _faiss(directory: Path, k: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _ours(directory: Path, k: int, seed: int) -> list[dict[str, Any]]:
-    """After every step, equal frames merged on the clock; some held-out frames say when to end."""
+    """After every step; equal frames are merged on the clock. No held-out frames say when to end:
+    the training error does."""
     from configs.codebook import CodebookConfig
     from pipeline.kmeans import ArrayRows, Trainer
 
@@ -148,11 +180,11 @@ def _ours(directory: Path, k: int, seed: int) -> list[dict[str, Any]]:
     trainer = Trainer(CodebookConfig(k=k, metric="cosine", seed=seed))
     began_s = time.process_time()
     rows = ArrayRows.of(judge.train_NM)
-    holdout = ArrayRows.of(judge.holdout_NM[::4])
+    nothing = ArrayRows.of(judge.train_NM[:0])
     states = [trainer.start(rows)]
     spent_s = time.process_time() - began_s
     found = [judge.judge("ours, start", spent_s, states[0].centroids_KD)]
-    steps = trainer.train(states[0], rows, holdout)
+    steps = trainer.train(states[0], rows, nothing)
     for seconds, state in _timed(steps):
         spent_s += seconds
         found.append(judge.judge(f"ours, step {state.step}", spent_s, state.centroids_KD))

@@ -5,12 +5,14 @@ Work is imported when a verb runs: dask and faiss take a second that `--help` sh
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.cli import Mode, Verb, main
+from configs.cli import AnyVerb, Mode, RunVerb, Verb, main
 
 if TYPE_CHECKING:
     from configs.schema import Config
@@ -45,7 +47,22 @@ def watch(config: Config) -> int:
     return watch.run(config)
 
 
-VERBS = {
+def listen(run: Path, args: argparse.Namespace) -> int:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from pipeline.listen import listen
+
+    listen(run, args.clips, args.name)
+    return 0
+
+
+def _listen_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("clips", nargs="*", metavar="CLIP", help="ids to hear; none: three clips")
+    parser.add_argument(
+        "--name", action="append", default=[], help="of a codebook; none: all of the run"
+    )
+
+
+VERBS: dict[str, AnyVerb] = {
     "shard": Verb(
         stage("shard"),
         "decode every clip into audio tars, log-mel frames and an index",
@@ -58,6 +75,11 @@ VERBS = {
         status,
         "show what is made and what is in quarantine",
         {"--watch": Mode(watch, "go on showing it until all is made", only_looks=True)},
+    ),
+    "listen": RunVerb(
+        listen,
+        "a page on which clips and tokens can be heard, from a run's codebooks",
+        _listen_options,
     ),
 }
 
