@@ -159,11 +159,13 @@ class Choice:
 
     build: Build
     name: str
+    device: str
     rows_per_s: Mapping[str, float]
 
     def __str__(self) -> str:
         rates = [f"{name} {rate / 1e6:.3g}" for name, rate in self.rows_per_s.items()]
-        return f"{self.name} ({', '.join(rates)} million frames/s)"
+        where = "" if self.device == "cuda" or faiss.get_num_gpus() else "; faiss sees no GPU"
+        return f"{self.name} ({', '.join(rates)} million frames/s{where})"
 
 
 def choose_engine(k: int, num_dims: int, asked: str = "auto") -> Choice:
@@ -174,9 +176,15 @@ def choose_engine(k: int, num_dims: int, asked: str = "auto") -> Choice:
     return _probed(k, num_dims, choose_device(asked))
 
 
-BUILDS: dict[str, dict[str, Build]] = {
-    "cpu": {"gemm": Gemm, "faiss": Faiss},
-    "cuda": {"faiss": partial(Faiss, device="cuda")},
+def _fused(weight_KE: RowsTE) -> Engine:
+    from pipeline.audio.assign_torch import Fused  # workers without a GPU have no torch
+
+    return Fused(weight_KE)
+
+
+BUILDS: dict[str, tuple[Build, ...]] = {
+    "cpu": (Gemm, Faiss),
+    "cuda": (partial(Faiss, device="cuda"), _fused),
 }
 
 
@@ -186,11 +194,14 @@ def _probed(k: int, num_dims: int, device: str) -> Choice:
     weight_KE = random.standard_normal((k, num_dims + 1), dtype=np.float32)
     rates: dict[str, float] = {}
     builds: dict[str, Build] = {}
-    for build in BUILDS[device].values():
-        engine = build(weight_KE)
+    for build in BUILDS[device]:
+        try:
+            engine = build(weight_KE)
+        except ImportError:  # no torch beside the GPU
+            continue
         builds[engine.name], rates[engine.name] = build, _rate(engine, num_dims + 1)
     best = max(rates, key=lambda name: rates[name])
-    return Choice(builds[best], best, rates)
+    return Choice(builds[best], best, device, rates)
 
 
 def _rate(engine: Engine, width: int) -> float:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from configs.codebook import CodebookConfig
 from pipeline.audio import engines
 from pipeline.audio.assign import Assigner, unit
 from pipeline.audio.distinct import distinct
 from pipeline.audio.engines import BUILDS, Faiss, Found, Gemm, choose_engine
+from pipeline.kmeans import ArrayRows, Trainer
 
-CPU = list(BUILDS["cpu"].values())
+CPU = BUILDS["cpu"]
 
 
 def rows_of(num: int, width: int, seed: int) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=(num, width)).astype(np.float32)
 
 
-@pytest.mark.parametrize("build", CPU, ids=list(BUILDS["cpu"]))
+@pytest.mark.parametrize("build", CPU, ids=["gemm", "faiss"])
 @pytest.mark.parametrize("num_rows", [1, 63, 3_000])
 @pytest.mark.parametrize("k", [2, 50, 700, 5_000])
 def test_an_engine_finds_the_best_and_the_second(
@@ -79,7 +87,105 @@ def test_the_probe_takes_the_fastest_and_says_how_fast_each_was(
     )
     choice = choose_engine(50, 8, "cpu")
     assert (choice.build, choice.name) == (Faiss, "faiss")
-    assert str(choice) == "faiss (gemm 2, faiss 3 million frames/s)"
+    assert str(choice) == "faiss (gemm 2, faiss 3 million frames/s; faiss sees no GPU)"
+
+
+def test_on_gpus_faiss_and_torch_are_tried(
+    monkeypatch: pytest.MonkeyPatch, fresh_probe: None
+) -> None:
+    class OnGpus(Gemm):
+        def __init__(self, weight_KE: npt.NDArray, name: str) -> None:
+            super().__init__(weight_KE)
+            self.name = name
+
+    def torch_of(weight_KE: npt.NDArray) -> OnGpus:
+        return OnGpus(weight_KE, "torch")
+
+    builds = (partial(OnGpus, name="faiss on 2 GPU"), torch_of)
+    monkeypatch.setattr(engines.faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setitem(BUILDS, "cuda", builds)
+    rates = {"faiss on 2 GPU": 5e8, "torch": 9e8}
+    monkeypatch.setattr(engines, "_rate", lambda engine, _: rates[engine.name])
+    choice = choose_engine(50, 8, "auto")
+    assert (choice.build, choice.device) == (torch_of, "cuda")
+    assert str(choice) == "torch (faiss on 2 GPU 500, torch 900 million frames/s)"
+
+
+def test_where_a_gpu_has_no_torch_beside_it_faiss_is_taken(
+    monkeypatch: pytest.MonkeyPatch, fresh_probe: None
+) -> None:
+    def missing(_: npt.NDArray) -> engines.Engine:
+        raise ImportError("torch")
+
+    monkeypatch.setattr(engines.faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setitem(BUILDS, "cuda", (Faiss, missing))
+    assert choose_engine(50, 8, "cuda").name == "faiss"
+
+
+FUSED = """
+import numpy as np
+from pipeline.audio.assign import Assigner
+from pipeline.audio.assign_torch import Fused
+from pipeline.audio.engines import Gemm
+random = np.random.default_rng(0)
+for rows, k, width in ((1, 2, 3), (63, 64, 15), (130, 65, 16), (200, 150, 64)):
+    vectors, centroids = random.normal(size=(rows, width)), random.normal(size=(k, width))
+    vectors, centroids = vectors.astype(np.float32), centroids.astype(np.float32)
+    centroids[k // 2] = centroids[0]
+    build = lambda weights: Fused(weights, "cpu")
+    for metric in ("l2", "cosine"):
+        ours, theirs = (Assigner(centroids, metric, b).tokens(vectors) for b in (build, Gemm))
+        assert ours.tobytes() == theirs.tobytes(), (rows, k, width, metric)
+    weights = centroids @ np.eye(width, dtype=np.float32)
+    one, other = build(weights).search(vectors, True), Gemm(weights).search(vectors, True)
+    assert np.allclose(one.best_T, other.best_T, atol=1e-4)
+    assert np.allclose(one.second_T, other.second_T, atol=1e-4)
+print("equal")
+"""
+
+
+def test_the_kernel_for_gpus_interpreted_gives_the_same_tokens() -> None:
+    """Triton runs it here in Python: what it computes, if not how fast."""
+    pytest.importorskip("triton")
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", FUSED],
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.strip() == "equal", done.stderr
+
+
+has_gpu = pytest.mark.skipif(engines.faiss.get_num_gpus() == 0, reason="faiss sees no GPU here")
+
+
+@pytest.mark.gpu
+@has_gpu
+@pytest.mark.parametrize("build", BUILDS["cuda"], ids=["faiss", "torch"])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("k", [50, 500])
+def test_a_gpu_gives_the_tokens_of_a_cpu(
+    frames: npt.NDArray, build: engines.Build, k: int, metric: str
+) -> None:
+    rows = unit(frames) if metric == "cosine" else frames
+    centroids_KD = rows[distinct(rows)[0]][:: len(rows) // k][:k]
+    on_gpu = Assigner(centroids_KD, metric, build).tokens(frames)
+    assert on_gpu.tobytes() == Assigner(centroids_KD, metric).tokens(frames).tobytes()
+
+
+@pytest.mark.gpu
+@has_gpu
+@pytest.mark.parametrize("build", BUILDS["cuda"], ids=["faiss", "torch"])
+def test_a_gpu_trains_as_well_as_a_cpu(frames: npt.NDArray, build: engines.Build) -> None:
+    rows, nothing = ArrayRows.of(frames), ArrayRows.of(frames[:0])
+    errors = []
+    for engine in (Gemm, build):
+        trainer = Trainer(CodebookConfig(k=64, front_end="none"), engine)
+        *_, last = trainer.train(trainer.start(rows), rows, nothing)
+        errors.append(Assigner(last.centroids_KD, "l2").nearest(frames)[1].mean())
+    assert errors[1] == pytest.approx(errors[0], rel=1e-3)
 
 
 def test_the_probe_really_measures(fresh_probe: None) -> None:

@@ -11,15 +11,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load, save
 from sklearn.cluster import KMeans
 
 from configs.codebook import CodebookConfig
 from configs.errors import InputError
 from pipeline.audio.assign import Assigner, unit
-from pipeline.audio.engines import Gemm
 from pipeline.kmeans import ArrayRows, State, Trainer, _race, spread
-from pipeline.several import Training, train_codebooks
 
 METRICS = ["l2", "cosine"]
 with_metrics = pytest.mark.parametrize("metric", METRICS)
@@ -228,31 +225,7 @@ def test_zero_vectors_make_no_cosine_centroid() -> None:
         assert_unit(state)
 
 
-# --- resume ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "over",
-    [
-        {},
-        {"metric": "cosine"},
-        {"codebooks": 4},
-        {"codebooks": 3, "combine": "residual"},
-    ],
-    ids=str,
-)
-def test_a_resume_after_any_step_gives_equal_bytes(
-    over: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small_batches(monkeypatch, 256)
-    rows = ArrayRows.of(smooth_vectors(3_000))
-    config = config_of(20, passes=2, **over)
-    undisturbed = list(train_codebooks(Training(), config, rows, NOTHING, Gemm))
-    assert len(undisturbed[-1].done) == config.codebooks
-    for stopped in undisturbed[:-1]:
-        stored = Training.resumed(load(save(stopped.tensors())))
-        *_, last = train_codebooks(stored, config, rows, NOTHING, Gemm)
-        assert save(last.tensors()) == save(undisturbed[-1].tensors())
+# --- what decides -----------------------------------------------------------------------------
 
 
 def test_the_seed_decides_the_result() -> None:
@@ -274,39 +247,6 @@ def test_the_number_of_threads_decides_nothing(
     monkeypatch.setattr("pipeline.audio.engines.num_threads", lambda: threads)
     again = trained(vectors_ND, config_of(50, passes=2))[-1]
     assert again.centroids_KD.tobytes() == expected.centroids_KD.tobytes()
-
-
-# --- several codebooks -------------------------------------------------------------------------
-
-
-def all_done(vectors_ND: npt.NDArray, config: CodebookConfig) -> npt.NDArray:
-    *_, last = train_codebooks(Training(), config, ArrayRows.of(vectors_ND), NOTHING, Gemm)
-    return last.centroids_QKD
-
-
-def test_each_codebook_of_a_product_learns_its_part() -> None:
-    vectors_ND = smooth_vectors(3_000)
-    centroids_QKD = all_done(vectors_ND, config_of(16, codebooks=4, passes=20))
-    assert centroids_QKD.shape == (4, 16, 16)
-    ours, theirs = 0.0, 0.0
-    for q in range(4):
-        part_ND = np.ascontiguousarray(vectors_ND[:, 16 * q : 16 * q + 16])
-        ours += error_of(centroids_QKD[q], part_ND)
-        theirs += KMeans(16, n_init=1, random_state=0).fit(part_ND).inertia_ / len(part_ND)
-    assert ours < 1.02 * theirs
-
-
-def test_each_codebook_of_a_residual_learns_what_is_left_over() -> None:
-    vectors_ND = smooth_vectors(3_000)
-    centroids_QKD = all_done(vectors_ND, config_of(16, codebooks=3, combine="residual"))
-    assert centroids_QKD.shape == (3, 16, 64)
-    left_ND, errors = vectors_ND, []
-    for centroids_KD in centroids_QKD:
-        left_ND = left_ND - centroids_KD[Assigner(centroids_KD, "l2").tokens(left_ND)]
-        errors.append(float((left_ND.astype(np.float64) ** 2).mean()))
-    assert errors == sorted(errors, reverse=True)
-    one = all_done(vectors_ND, config_of(48))[0]
-    assert errors[-1] < error_of(one, vectors_ND) / 64, "48 centroids used together beat 48 in one"
 
 
 # --- dead centroids ----------------------------------------------------------------------------
