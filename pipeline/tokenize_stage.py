@@ -60,7 +60,8 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     """Tokenise and seal the clips under every codebook of the job."""
     seal = open_shards(layout)
     for name, _ in codebook_names(config.codebook, config.split):
-        _, codebook_fingerprint = open_codebook(layout, name)
+        codebook, codebook_fingerprint = open_codebook(layout, name)
+        codebook.refuse_others(seal.fingerprint, f"{layout.root}: codebook {name}")
         log = StageLog(layout, STAGE, name)
         fingerprint = log.open(recipe(seal.fingerprint, codebook_fingerprint))
         tasks = _tasks(seal, name, fingerprint, config.codebook.device)

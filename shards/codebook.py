@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from configs.codebook import MAX_K, CodebookConfig
-from configs.errors import NotMadeYet
+from configs.errors import NotMadeYet, RecipeMismatch
 from configs.schema import SplitConfig
 from shards.commit import StageLog, fingerprint
 from shards.layout import Layout
@@ -32,6 +32,7 @@ from shards.seal import check_bytes
 STAGE = "codebook"
 FILE_NAME = "codebook.safetensors"
 FRONT_END = "front_end."  # before the names of its tensors
+SHOWN_CHARS = 12
 
 Floats = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -88,6 +89,17 @@ class Codebook:
     def vocabulary(self) -> int:
         """Tokens that each codebook has, that of silence included."""
         return self.k + (self.silence_token is not None)
+
+    def refuse_others(self, frames_fingerprint: str, what: str) -> None:
+        """Raises RecipeMismatch unless it was trained on the frames of that fingerprint."""
+        if self.frames_fingerprint != frames_fingerprint:
+            there, here = self.frames_fingerprint[:SHOWN_CHARS], frames_fingerprint[:SHOWN_CHARS]
+            raise RecipeMismatch(
+                what,
+                [f"trained on: frames {there} there, {here} now"],
+                "It is of another store, or of this one before it was made anew: make it again, "
+                "under another codebook.name.",
+            )
 
     def header(self) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from configs.errors import NotMadeYet
+from configs.errors import NotMadeYet, RecipeMismatch
 from configs.load import merge
 from configs.schema import Config
 from pipeline.audio.quantise import Quantiser
@@ -114,6 +115,19 @@ def test_before_codebook_it_says_what_to_run(make_config: MakeConfig) -> None:
     assert run_verb(config, "shard") == 0
     with pytest.raises(NotMadeYet, match="python -m pipeline codebook"):
         run_verb(config, "tokenize")
+
+
+def test_a_codebook_of_another_store_is_refused_by_its_fingerprint(
+    make_config: MakeConfig, tokenized: Config
+) -> None:
+    """As where somebody copies one: its centroids would be those of other frames."""
+    config = make_config(frames={"hop_length": 256})
+    assert run_verb(config, "shard") == 0
+    for made in ("codebooks", "commits/codebook"):
+        shutil.copytree(tokenized.run / made, config.run / made)
+    with pytest.raises(RecipeMismatch, match=r"trained on: frames \w{12} there, \w{12} now"):
+        run_verb(config, "tokenize")
+    assert not (config.run / "tokens").exists()
 
 
 def test_a_second_run_changes_no_token_file(
