@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from cluster.launch import OpenClient
 from configs.console import say
@@ -156,8 +157,9 @@ def make_codebook(task: CodebookTask) -> CommitRecord:
     drawn = DrawnRows(place, task.num_shards, TRAINING)
     holdout = DrawnRows(place, task.num_shards, HOLDOUT)
     training = _train(task, drawn.capped(config.silence_share), holdout)
-    codebook = _codebook(task, training, drawn)
-    metrics = _metrics(task, training, codebook, drawn, holdout)
+    with threadpool_limits(limits=1, user_api="blas"):  # their number must not decide a last digit
+        codebook = _codebook(task, training, drawn)
+        metrics = _metrics(task, training, codebook, drawn, holdout)
     record = _commit(log, codebook, metrics, place.fingerprint)
     say(summary(place.name, codebook, metrics))
     return record

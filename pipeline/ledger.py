@@ -44,7 +44,7 @@ def measure(rows: DrawnRows, quantiser: Quantiser) -> dict[str, Any]:
         made_ND = quantiser.vectors(tokens_NQ).astype(np.float64)
         off_NM = rows.frames(part) - quantiser.frames(tokens_NQ).astype(np.float64)
         l2_N = ((vectors_ND - made_ND) ** 2).mean(axis=1)
-        cosine_N = 1 - (_unit(vectors_ND) * _unit(made_ND)).sum(axis=1)
+        cosine_N = 1 - _cosines(vectors_ND.astype(np.float64), made_ND)
         errors_E += [(weights_N * e_N).sum() for e_N in (l2_N, cosine_N, (off_NM**2).mean(axis=1))]
         tokens.append(tokens_NQ)
         weights.append(weights_N)
@@ -134,8 +134,10 @@ def pca_map(centroids_KD: npt.NDArray[np.float32]) -> Floats:
     return np.asarray(centred_KD @ (flat.T * np.where(signs == 0, 1, signs)))
 
 
-def _unit(vectors_ND: npt.NDArray[np.floating[Any]]) -> Floats:
-    vectors_ND = vectors_ND.astype(np.float64)
-    return np.asarray(
-        vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-30)
+def _cosines(one_ND: Floats, other_ND: Floats) -> Floats:
+    """Of the angle between each two rows; 0 where one has no length."""
+    products_N, squares_N, other_squares_N = (
+        np.einsum("nd,nd->n", x_ND, y_ND)
+        for x_ND, y_ND in ((one_ND, other_ND), (one_ND, one_ND), (other_ND, other_ND))
     )
+    return np.asarray(products_N / np.maximum(np.sqrt(squares_N * other_squares_N), 1e-30))

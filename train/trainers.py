@@ -47,6 +47,7 @@ def card(job: Job, data: TokenData) -> dict[str, Any]:
     return {
         "model": job.model.model_dump(mode="json"),
         "k": data.codebook.k,
+        "vocabulary": data.codebook.vocabulary,
         "codebook": {"name": job.tokens, "fingerprint": data.codebook_fingerprint},
         "longest": data.longest,
         "task": data.task,

@@ -8,7 +8,7 @@ Legend: T frames of a clip, M mel bins, D numbers in a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from configs.codebook import FrontEndConfig
+from configs.codebook import FrontEndConfig, StepConfig
 from pipeline.audio.steps import APPLY, FIT, Arrays, VectorsTD
 
 FramesTM = npt.NDArray[np.floating[Any]]
@@ -33,13 +33,23 @@ class FrontEnd:
     def fit(cls, config: FrontEndConfig, clips: Sequence[FramesTM]) -> Self:
         """Fit the steps of a front end, one after the other, to clips of stored frames [T, M];
         their silent frames, where those are masked, teach nothing."""
+        audible = [~cls(config).silent(frames_TM) for frames_TM in clips]
+        vectors = [np.asarray(frames_TM, dtype=np.float32) for frames_TM in clips]
         made: list[Arrays] = []
+        waiting: list[tuple[StepConfig, Arrays]] = []  # steps that widen are done when asked for
         with threadpool_limits(limits=1, user_api="blas"):  # several would share sums at random
-            for number, step in enumerate(config.steps):
-                steps = config.steps[:number]
-                before = cls(config.model_copy(update={"steps": steps}), tuple(made))
+            for step in config.steps:
                 fit = FIT.get(step.kind)
-                made.append({} if fit is None else fit(step, before._audible(clips)))
+                seen = (
+                    _applied(vectors_TD, waiting)[is_audible_T]
+                    for vectors_TD, is_audible_T in zip(vectors, audible, strict=True)
+                )
+                made.append({} if fit is None else fit(step, seen))
+                waiting.append((step, made[-1]))
+                width = vectors[0].shape[1] if vectors else 0
+                if step is not config.steps[-1] and step.width(width) <= width:
+                    vectors = [_applied(vectors_TD, waiting) for vectors_TD in vectors]
+                    waiting = []
         return cls(config, tuple(made))
 
     @classmethod
@@ -62,10 +72,8 @@ class FrontEnd:
 
     def vectors(self, frames_TM: FramesTM) -> VectorsTD:
         """The vectors [T, D] float32 of one clip's stored frames [T, M], silent ones included."""
-        vectors_TD = np.asarray(frames_TM, dtype=np.float32)
-        for step, arrays in zip(self.config.steps, self.arrays, strict=True):
-            vectors_TD = APPLY[step.kind](step, arrays, vectors_TD)
-        return vectors_TD
+        steps = zip(self.config.steps, self.arrays, strict=True)
+        return _applied(np.asarray(frames_TM, dtype=np.float32), steps)
 
     def silent(self, frames_TM: FramesTM) -> npt.NDArray[np.bool_]:
         """Which frames [T] are masked."""
@@ -75,6 +83,8 @@ class FrontEnd:
         means_T = np.asarray(frames_TM, dtype=np.float64).mean(axis=1)
         return np.asarray(means_T < self.config.mask_below_db)
 
-    def _audible(self, clips: Sequence[FramesTM]) -> Iterator[VectorsTD]:
-        for frames_TM in clips:
-            yield self.vectors(frames_TM)[~self.silent(frames_TM)]
+
+def _applied(vectors_TD: VectorsTD, steps: Iterable[tuple[StepConfig, Arrays]]) -> VectorsTD:
+    for step, arrays in steps:
+        vectors_TD = APPLY[step.kind](step, arrays, vectors_TD)
+    return vectors_TD

@@ -66,10 +66,11 @@ def test_stream_scale(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_kmeans(tmp_path: Path) -> None:
+    """One seed: whether its local optimum is as good as the other's is a matter of luck."""
     words = ("--k", "50", "--seeds", "1", "--directory", str(tmp_path))
     report = last_line("benchmarks.kmeans", *words)
-    assert report["bench"] == "kmeans"
-    assert float(report["vs_faiss_k50"]) > 0
+    assert (report["bench"], report["seeds"]) == ("kmeans", 1)
+    assert float(report["vs_faiss_k50"]) == 0 or float(report["vs_faiss_k50"]) > 0.5
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from configs.errors import NotMadeYet, RecipeMismatch
 from configs.load import merge
@@ -125,6 +126,17 @@ def test_a_stage_stopped_anywhere_goes_on_and_ends_at_the_same_bytes(
     assert not (sharded.run / FILE).exists()
     assert run_verb(sharded, "codebook") == 0
     assert ("going on after step" in capsys.readouterr().out) == (file == "step")
+    for name in ("codebook.safetensors", "metrics.json"):
+        made = (sharded.run / "codebooks" / "default" / name).read_bytes()
+        assert made == (tokenized.run / "codebooks" / "default" / name).read_bytes()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_of_the_blas_decide_no_byte(
+    sharded: Config, tokenized: Config, threads: int
+) -> None:
+    with threadpool_limits(limits=threads):
+        assert run_verb(sharded, "codebook") == 0
     for name in ("codebook.safetensors", "metrics.json"):
         made = (sharded.run / "codebooks" / "default" / name).read_bytes()
         assert made == (tokenized.run / "codebooks" / "default" / name).read_bytes()

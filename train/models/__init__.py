@@ -1,7 +1,8 @@
 """Models that the training loop trains: a dict of builders, one file each.
 
 All take `tokens_BT` (int64, `pad_id` beyond a clip's length) and `lengths_B` and return
-`logits_BC`. Ids that are no tokens belong to the model: PAD = k, CLS = k + 1, MASK = k + 2.
+`logits_BC`. Ids that are no tokens belong to the model: PAD = k, CLS = k + 1,
+MASK = k + 2, where k counts a codebook's tokens, that of silence included.
 """
 
 from __future__ import annotations
