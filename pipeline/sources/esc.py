@@ -63,9 +63,17 @@ def _catalogue(rows: list[dict[str, str]], audio: str) -> Catalogue:
         "labels": [[index_of[int(row["target"])]] for row in rows],
         "set": ["esc"] * len(rows),
         "fold": [int(row["fold"]) for row in rows],
+        "group": [_recording(row["filename"]) for row in rows],
     }
     classes = tuple(ClassName(str(target), name) for target, name in targets)
     return Catalogue(clip_table(len(rows), columns), classes, "multiclass")
+
+
+def _recording(filename: str) -> str | None:
+    """What a clip was cut from: takes of one recording must not both train and validate. Names
+    are fold-recording-take-target, as 1-100032-A-0.wav; None for any other."""
+    parts = Path(filename).stem.split("-")
+    return "-".join(parts[:2]) if len(parts) > 2 else None
 
 
 def _list(root: str) -> tuple[Path, str] | None:

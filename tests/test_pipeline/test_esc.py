@@ -44,6 +44,10 @@ def test_esc10_as_it_lies_here(esc10: Path) -> None:
     assert all((esc10 / path).is_file() for path in clips["path"])
     assert all(clip_id[0] == str(f) for clip_id, f in zip(clips["id"], clips["fold"], strict=True))
     assert catalogue.classes[0].name == "dog_bark"
+    assert len(set(clips["group"])) < 400, "some recordings gave several takes"
+    takes = [i for i, group in zip(clips["id"], clips["group"], strict=True) if group == "2-95258"]
+    assert {clip_id[:8] for clip_id in takes} == {"2-95258-"}
+    assert len(takes) > 1
 
 
 def test_esc50_as_published(esc50: Path) -> None:
@@ -53,6 +57,7 @@ def test_esc50_as_published(esc50: Path) -> None:
     assert clips["path"][0] == "audio/1-100032-A-0.wav"
     assert clips["fold"] == [1, 1, 2, 5]
     assert clips["labels"] == [[0], [1], [2], [0]]
+    assert clips["group"] == ["1-100032", "1-100038", "2-117271", "5-9032"]
     assert [(c.id, c.name) for c in catalogue.classes] == [
         ("0", "dog"),
         ("14", "chirping_birds"),
