@@ -19,7 +19,7 @@ from pipeline.audio.engines import Build, Gemm
 from pipeline.audio.front_end import FramesTM, FrontEnd
 from pipeline.audio.steps import Arrays, VectorsTD
 
-ROWS_AT_A_TIME = 32_768  # vectors held at once, and one clip's
+FEWEST_ROWS = 32_768
 
 TokensTQ = npt.NDArray[np.uint16]
 
@@ -59,6 +59,12 @@ class Quantiser:
         """Centroids in each codebook, and the token of silence."""
         return int(self._centroids_QKD.shape[1])
 
+    @property
+    def rows_at_a_time(self) -> int:
+        """Frames, and one clip's, that are turned into tokens at once: close calls cost least when
+        many are decided together."""
+        return max(FEWEST_ROWS, self.assigners[0].engine.rows_at_a_time)
+
     def tokens(self, frames_TM: FramesTM) -> TokensTQ:
         """The tokens [T, Q] uint16 of one clip's stored frames [T, M]."""
         return self.tokens_of([frames_TM])[0]
@@ -69,7 +75,7 @@ class Quantiser:
         waiting: list[FramesTM] = []
         for frames_TM in clips:
             waiting.append(frames_TM)
-            if sum(map(len, waiting)) >= ROWS_AT_A_TIME:
+            if sum(map(len, waiting)) >= self.rows_at_a_time:
                 tokens += self._together(waiting)
                 waiting = []
         return tokens + self._together(waiting)
@@ -117,5 +123,8 @@ class Quantiser:
         vectors_TD = np.concatenate([self.front_end.vectors(frames_TM) for frames_TM in clips])
         silent_T = np.concatenate([self.front_end.silent(frames_TM) for frames_TM in clips])
         tokens_TQ = np.full((len(vectors_TD), len(self.assigners)), self.k % 2**16, np.uint16)
-        tokens_TQ[~silent_T] = self.quantise(vectors_TD[~silent_T])
+        if silent_T.any():
+            tokens_TQ[~silent_T] = self.quantise(vectors_TD[~silent_T])
+        else:
+            tokens_TQ[:] = self.quantise(vectors_TD)
         return np.split(tokens_TQ, np.cumsum([len(frames_TM) for frames_TM in clips])[:-1])

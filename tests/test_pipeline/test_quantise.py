@@ -67,7 +67,8 @@ def test_a_residual_quantises_what_the_codebooks_before_left(random: np.random.G
 def test_clips_together_have_the_tokens_that_they_have_alone(
     random: np.random.Generator, at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.audio.quantise.ROWS_AT_A_TIME", at_a_time)
+    monkeypatch.setattr("pipeline.audio.engines.Gemm.rows_at_a_time", at_a_time)
+    monkeypatch.setattr("pipeline.audio.quantise.FEWEST_ROWS", at_a_time)
     clips = [random.normal(size=(n, 6)) * 20 - 20 for n in (0, 5, 1, 30, 0, 17)]
     quantiser = Quantiser(codebook_of(random.normal(size=(2, 9, 3)) * 20 - 20, mask=-30.0))
     together = quantiser.tokens_of(clips)
