@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +38,18 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 def main() -> int:
     args = _arguments()
     if args.measure:
-        print(json.dumps(_measured(args.directory, *args.measure.split(","))))
+        print(json.dumps(_measured(args.directory, args.folds, *args.measure.split(","))))
         return 0
-    config = _config(args.directory, {}, "default", 0.0)
+    config = _config(args.directory, {}, "default", 0.0, args.folds)
     if not Path(config.source.root).is_dir():
         print(f"ESC-10 is not at {config.source.root}", file=sys.stderr)
         return 2
     _shard(config)
     inner = {name: _in_a_new_process(args, name, "valid") for name in CANDIDATES}
-    chosen = [max(CANDIDATES, key=lambda name: inner[name]["accuracy"][fold]) for fold in range(5)]
+    chosen = [
+        max(CANDIDATES, key=lambda name: inner[name]["accuracy"][fold])
+        for fold in range(len(args.folds))
+    ]
     for name, found in inner.items():
         print(f"{name:<8} on validation clips {_percent(found['accuracy'])}")
     outer = {name: _in_a_new_process(args, name, "test") for name in {*chosen, "seed"}}
@@ -72,6 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--k", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
     parser.add_argument("--directory", type=Path, default=ROOT / "runs/bench/bag")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -85,7 +89,9 @@ def _percent(shares: list[float]) -> str:
     return f"{_mean(shares):6.2f} %  ({', '.join(f'{100 * share:.1f}' for share in shares)})"
 
 
-def _config(directory: Path, codebook: dict[str, Any], name: str, valid_share: float) -> Config:
+def _config(
+    directory: Path, codebook: dict[str, Any], name: str, valid_share: float, folds: Sequence[int]
+) -> Config:
     from configs.load import load_config, merge
     from configs.schema import Config
 
@@ -94,7 +100,7 @@ def _config(directory: Path, codebook: dict[str, Any], name: str, valid_share: f
     del tree["codebook"]["front_end"]
     over = {
         "run": str(directory),
-        "split": {"valid_share": valid_share},
+        "split": {"valid_share": valid_share, "folds": list(folds)},
         "codebook": {"name": name, "holdout_share": 0, "passes": 8, **codebook},
     }
     return Config.model_validate(merge(tree, over))
@@ -109,7 +115,13 @@ def _shard(config: Config) -> None:
 def _in_a_new_process(args: argparse.Namespace, name: str, part: str) -> dict[str, Any]:
     words = [sys.executable, "-m", "benchmarks.bag", "--directory", str(args.directory)]
     done = subprocess.run(
-        [*words, "--measure", f"{name},{part},{args.k},{args.seed}"],
+        [
+            *words,
+            "--measure",
+            f"{name},{part},{args.k},{args.seed}",
+            "--folds",
+            *map(str, args.folds),
+        ],
         cwd=ROOT,
         check=True,
         stdout=subprocess.PIPE,
@@ -119,7 +131,9 @@ def _in_a_new_process(args: argparse.Namespace, name: str, part: str) -> dict[st
     return found
 
 
-def _measured(directory: Path, name: str, part: str, k: str, seed: str) -> dict[str, Any]:
+def _measured(
+    directory: Path, folds: Sequence[int], name: str, part: str, k: str, seed: str
+) -> dict[str, Any]:
     """Accuracy and mAP of each fold on its validation or test clips."""
     began_s = time.process_time()
     from pipeline.verbs import run_verb
@@ -132,7 +146,8 @@ def _measured(directory: Path, name: str, part: str, k: str, seed: str) -> dict[
     imports_s, began_s = time.process_time() - began_s, time.process_time()
     label = f"{name}-{part}"
     settings = {**CANDIDATES[name], "k": int(k), "seed": int(seed)}
-    config = _config(directory, settings, label, VALID_SHARE if part == "valid" else 0.0)
+    valid_share = VALID_SHARE if part == "valid" else 0.0
+    config = _config(directory, settings, label, valid_share, folds)
     _forget(config, label)
     _quietly(lambda: [run_verb(config, verb) for verb in ("codebook", "tokenize")])
     scores = []
