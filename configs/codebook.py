@@ -17,6 +17,7 @@ from configs.section import Name, Section, Share
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MAX_K = 65_536  # tokens are uint16 on disk
+WIDEST_PCA = 2**12  # numbers whose products sum up exactly
 
 
 # --- front ends --------------------------------------------------------------------------------
@@ -83,6 +84,11 @@ class PcaStep(Section):
     shrink: NonNegativeFloat = 0.1
 
     def width(self, width: int) -> int:
+        if width > WIDEST_PCA:
+            raise ValueError(
+                f"codebook.front_end: pca of {width} numbers, at most {WIDEST_PCA} are exact: "
+                "take a shorter context or fewer bins"
+            )
         return min(self.dims, width)
 
 

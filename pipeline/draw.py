@@ -94,8 +94,12 @@ def fit_front_end(seal: Seal, clips: Sequence[Clips], config: CodebookConfig) ->
     for record, of_shard in zip(seal.records, clips, strict=True):
         if sum(map(len, found)) < FIT_FRAMES:
             found += [frames_TM for _, frames_TM in _frames(seal.layout, record, of_shard.train)]
-    if not any(map(len, found)):
-        raise InputError("no training clip has frames to fit codebook.front_end to")
+    silent = FrontEnd(config.front_end).silent
+    if all(silent(frames_TM).all() for frames_TM in found):
+        raise InputError(
+            "codebook.front_end: no frame of the training clips is at or above "
+            f"mask_below_db={config.front_end.mask_below_db}: lower it, or set it to null"
+        )
     return FrontEnd.fit(config.front_end, found)
 
 

@@ -34,9 +34,8 @@ def _best_two(  # type: ignore[no-untyped-def]
     """Of each row the first best weight, its score, and the second best score."""
     row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
     number = tl.arange(0, width)
-    rows = tl.load(
-        rows_pointer + row[:, None] * width + number[None, :], row[:, None] < num_rows, 0.0
-    )
+    place = row[:, None] * width + number[None, :]
+    rows = tl.load(rows_pointer + place, row[:, None] < num_rows, 0.0)
     best = tl.full((tile_rows,), float("-inf"), tl.float32)
     second = tl.full((tile_rows,), float("-inf"), tl.float32)
     index = tl.zeros((tile_rows,), tl.int32)

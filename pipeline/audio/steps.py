@@ -23,8 +23,7 @@ VectorsTD = npt.NDArray[np.float32]
 Arrays = Mapping[str, npt.NDArray[Any]]
 Clips = Iterable[VectorsTD]
 
-INPUT_BITS, WEIGHT_BITS = 20, 20  # their products, 2^13 of them, sum up exactly in 53 bits
-WIDEST_PCA = 2**13
+INPUT_BITS, WEIGHT_BITS = 20, 20  # WIDEST_PCA products, one bit more for the mean: 53 bits
 
 
 def minmax(_: MinMaxStep, __: Arrays, vectors_TD: VectorsTD) -> VectorsTD:

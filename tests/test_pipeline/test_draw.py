@@ -289,6 +289,13 @@ def test_frames_that_are_no_numbers_are_an_input_error_with_the_clip(
         fit_front_end(seal, of_shards, config_of())
 
 
+def test_clips_that_are_all_masked_are_an_input_error(seal: Seal) -> None:
+    config = config_of(front_end={"steps": ["standardise"], "mask_below_db": 100.0})
+    of_shards = training_clips(seal, config, SPLIT, None)
+    with pytest.raises(InputError, match=r"mask_below_db=100\.0: lower it"):
+        fit_front_end(seal, of_shards, config)
+
+
 # --- the workplace -----------------------------------------------------------------------------
 
 

@@ -255,6 +255,12 @@ def test_more_dims_than_numbers_are_all_of_them() -> None:
     assert fitted(["pca"], clips).vectors(clips[0]).shape[1] == 16
 
 
+def test_a_pca_too_wide_to_be_exact_is_refused() -> None:
+    assert PcaStep().width(4_096) == 64
+    with pytest.raises(ValueError, match="pca of 4097 numbers, at most 4096 are exact"):
+        PcaStep().width(4_097)
+
+
 def test_moments_of_far_values_do_not_drown() -> None:
     clips = [clip.astype(np.float32) + 1e5 for clip in smooth_clips(num_mels=8)]
     _, mean_D, covariance_DD = moments(clips)
