@@ -23,7 +23,7 @@ import scipy.sparse
 
 from configs.codebook import CodebookConfig
 from configs.errors import InputError
-from pipeline.audio.assign import Assigner, CentroidsKD, DistancesT, unit
+from pipeline.audio.assign import Assigner, CentroidsKD, DistancesT, TokensT, unit
 from pipeline.audio.distinct import distinct
 from pipeline.audio.engines import Build, Gemm, Indices
 from pipeline.audio.steps import VectorsTD
@@ -113,7 +113,9 @@ class Trainer:
                 "k or give more clips"
             )
         counts_N = np.bincount(same_N, weights=weights_N).astype(np.float64)
-        centroids_KD = spread(vectors_ND[first], counts_N, k, self.config.metric, self._random(0))
+        centroids_KD = spread(
+            vectors_ND[first], counts_N, k, self.config.metric, self._random(0), self.build
+        )
         return State(centroids_KD, np.zeros(k))
 
     def train(self, state: State, rows: Rows, holdout: Rows) -> Iterator[State]:
@@ -274,7 +276,7 @@ class _Won:
         self,
         vectors_BD: VectorsTD,
         weights_B: WeightsN,
-        nearest_B: Indices,
+        nearest_B: TokensT,
         distances_B: DistancesT,
         random: np.random.Generator | None,
     ) -> None:
@@ -284,7 +286,7 @@ class _Won:
         if random is None:
             return
         k = len(self.counts_K)
-        order_B = np.argsort(nearest_B.astype(np.uint16), kind="stable")  # by radix
+        order_B = np.argsort(nearest_B, kind="stable")  # by radix
         starts_K = np.concatenate([[0], np.cumsum(np.bincount(nearest_B, minlength=k))])
         each_KB = scipy.sparse.csr_array(
             (weights_B[order_B], order_B, starts_K), shape=(k, len(vectors_BD))

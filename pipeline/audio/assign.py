@@ -42,31 +42,21 @@ class Assigner:
     def __init__(self, centroids_KD: CentroidsKD, metric: str, build: Build = Gemm) -> None:
         self.metric = metric
         self.k = len(centroids_KD)
-        self._number_K, _ = distinct(centroids_KD)
-        self._centroids_KD = np.asarray(centroids_KD[self._number_K], dtype=np.float32)
+        self._given_KD = np.asarray(centroids_KD, dtype=np.float32)
+        self._number_K, _ = distinct(self._given_KD)
+        self._centroids_KD = self._given_KD[self._number_K]
         exact_KD = self._centroids_KD.astype(np.float64)
         self._mean_D = exact_KD.mean(axis=0).astype(np.float32)
         weight_KE = exact_KD - self._mean_D
         self._largest_norm = float(np.linalg.norm(weight_KE, axis=1).max())
-        self._largest_bias = self._middle_bias = 0.0
+        self._largest_bias = 0.0
         if metric == "l2":
             bias_K = -(weight_KE**2).sum(axis=1) / 2
-            self._middle_bias = float(bias_K.max() + bias_K.min()) / 2
-            bias_K -= self._middle_bias  # the same for all: it changes no order
+            bias_K -= (bias_K.max() + bias_K.min()) / 2  # the same for all: it changes no order
             self._largest_bias = float(np.abs(bias_K).max())
             weight_KE = np.concatenate([weight_KE, bias_K[:, None]], axis=1)
         self._gemm = Gemm(weight_KE.astype(np.float32))
         self.engine = self._gemm if build is Gemm else build(weight_KE.astype(np.float32))
-
-    def nearest(self, vectors_TD: VectorsTD) -> tuple[Indices, DistancesT]:
-        """Index and squared distance of the nearest centroid in float32, close calls left to
-        chance; where a distance is less than its rounding error it is 0.
-
-        Under `cosine` vectors are to be of unit length: the distance is 2 - 2 cos.
-        """
-        parts = self._in_parts(vectors_TD, self._nearest)
-        indices, distances = zip(*parts, strict=True)
-        return self._number_K[np.concatenate(indices)], np.concatenate(distances)
 
     def tokens(self, vectors_TD: VectorsTD) -> TokensT:
         """Tokens [T] uint16 of vectors [T, D]: exact, lowest index on a tie.
@@ -93,32 +83,26 @@ class Assigner:
             with ThreadPoolExecutor(threads) as pool:
                 return list(pool.map(function, parts))
 
+    def nearest(self, vectors_TD: VectorsTD) -> tuple[TokensT, DistancesT]:
+        """Tokens [T], and the squared distance [T] of each vector to its centroid: the same bits
+        for any engine."""
+        tokens_T = self.tokens(vectors_TD)
+        return tokens_T, _squares(vectors_TD - self._given_KD[tokens_T])
+
     def nearest_two(self, vectors_TD: VectorsTD) -> tuple[DistancesT, DistancesT]:
-        """The squared distances [T] of the nearest centroid and of the next, as `nearest` does."""
-        rows_TE = self._rows(unit(vectors_TD) if self.metric == "cosine" else vectors_TD)
-        found = self.engine.search(rows_TE, want_second=True)
-        return self._distances(rows_TE, found.best_T), self._distances(rows_TE, found.second_T)
-
-    def _nearest(self, vectors_TD: VectorsTD) -> tuple[Indices, DistancesT]:
-        rows_TE = self._rows(vectors_TD)
-        found = self.engine.search(rows_TE, want_second=False)
-        return found.index_T, self._distances(rows_TE, found.best_T)
-
-    def _distances(self, rows_TE: RowsTE, score_T: DistancesT) -> DistancesT:
-        """Squared distances, of unit vectors under `cosine`, from scores."""
-        if self.metric == "cosine":
-            distance_T = 2 - 2 * (score_T + rows_TE @ self._mean_D)
-        else:
-            distance_T = _squares(rows_TE[:, :-1]) - 2 * (score_T + np.float32(self._middle_bias))
-        distance_T[distance_T < 4 * self._rounding_bound(rows_TE)] = 0
-        return np.asarray(distance_T, dtype=np.float32)
+        """The squared distances [T] of the nearest centroid and of the next, those of vectors of
+        unit length under `cosine`."""
+        vectors_TD = unit(vectors_TD) if self.metric == "cosine" else vectors_TD
+        _, first_T = self.nearest(vectors_TD)
+        found = self.engine.search(self._rows(vectors_TD))
+        return first_T, first_T + 2 * (found.best_T - found.second_T)
 
     def _search(self, vectors_TD: VectorsTD) -> tuple[Indices, npt.NDArray[np.bool_]]:
         """The best in float32, and where that may be wrong."""
         rows_TE = self._rows(vectors_TD)
         if len(self._number_K) == 1 or len(rows_TE) == 0:
             return np.zeros(len(rows_TE), dtype=np.int64), np.zeros(len(rows_TE), dtype=np.bool_)
-        found = self.engine.search(rows_TE, want_second=True)
+        found = self.engine.search(rows_TE)
         if not np.isfinite(found.best_T).all():
             raise ValueError("vectors to tokenise hold NaN or infinite values")
         gap_T = found.best_T - found.second_T

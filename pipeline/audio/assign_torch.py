@@ -73,7 +73,7 @@ class Fused:
         self._width = max(16, 1 << (weight_KE.shape[1] - 1).bit_length())
         self._weights = self._padded(weight_KE)
 
-    def search(self, rows_TE: RowsTE, want_second: bool) -> Found:  # noqa: ARG002 - costs nothing
+    def search(self, rows_TE: RowsTE) -> Found:
         rows, num_rows = self._padded(rows_TE), len(rows_TE)
         index = torch.empty(num_rows, dtype=torch.int32, device=self._device)
         best = torch.empty(num_rows, dtype=torch.float32, device=self._device)

@@ -35,7 +35,7 @@ PROBE_ROWS = 4096
 @dataclass(frozen=True)
 class Found:
     """For each row the first of the best weights, its score, and the score of the second best
-    (minus infinity where nobody asked)."""
+    (minus infinity where there is one weight only)."""
 
     index_T: Indices
     best_T: Floats
@@ -56,7 +56,7 @@ class Engine(Protocol):
     def num_threads(self) -> int:
         """How many threads should call `search` at once."""
 
-    def search(self, rows_TE: RowsTE, want_second: bool) -> Found: ...
+    def search(self, rows_TE: RowsTE) -> Found: ...
 
 
 class Gemm:
@@ -75,18 +75,16 @@ class Gemm:
     def num_threads(self) -> int:
         return num_threads()
 
-    def search(self, rows_TE: RowsTE, want_second: bool) -> Found:
+    def search(self, rows_TE: RowsTE) -> Found:
         index_T = np.empty(len(rows_TE), dtype=np.int64)
-        best_T = np.empty(len(rows_TE), dtype=np.float32)
-        second_T = np.full(len(rows_TE), -np.inf, dtype=np.float32)
+        best_T, second_T = np.empty((2, len(rows_TE)), dtype=np.float32)
         for block, scores_BK in self.scores(rows_TE):
             index_B = scores_BK.argmax(axis=1)
             flat = scores_BK.reshape(-1)  # numpy is quicker with one long row than with many
             start_B = np.arange(0, scores_BK.size, scores_BK.shape[1])
             index_T[block], best_T[block] = index_B, flat.take(start_B + index_B)
-            if want_second:
-                flat[start_B + index_B] = -np.inf
-                np.maximum.reduceat(flat, start_B, out=second_T[block])
+            flat[start_B + index_B] = -np.inf
+            np.maximum.reduceat(flat, start_B, out=second_T[block])
         return Found(index_T, best_T, second_T)
 
     def scores(self, rows_TE: RowsTE) -> Iterator[tuple[slice, Floats]]:
@@ -110,10 +108,9 @@ class Faiss:
         index.add(np.ascontiguousarray(weight_KE))
         self._index = faiss.index_cpu_to_all_gpus(index) if device == "cuda" else index
 
-    def search(self, rows_TE: RowsTE, want_second: bool) -> Found:
-        best_TN, index_TN = self._index.search(rows_TE, 2 if want_second else 1)
-        second_T = best_TN[:, 1] if want_second else np.full(len(rows_TE), -np.inf, np.float32)
-        return Found(index_TN[:, 0], best_TN[:, 0], second_T)
+    def search(self, rows_TE: RowsTE) -> Found:
+        best_T2, index_T2 = self._index.search(rows_TE, 2)
+        return Found(index_T2[:, 0], best_T2[:, 0], best_T2[:, 1])
 
 
 Build = Callable[[RowsTE], Engine]
@@ -209,7 +206,7 @@ def _rate(engine: Engine, width: int) -> float:
     random = np.random.Generator(np.random.Philox(key=0))
     rows_TE = random.standard_normal((PROBE_ROWS, width), dtype=np.float32)
     with one_blas_thread():
-        engine.search(rows_TE[:FEWEST_ROWS], want_second=True)
+        engine.search(rows_TE[:FEWEST_ROWS])
         begin_s = time.perf_counter()
-        engine.search(rows_TE, want_second=True)
+        engine.search(rows_TE)
     return PROBE_ROWS * engine.num_threads / (time.perf_counter() - begin_s)
