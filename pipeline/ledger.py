@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-from scipy.spatial.distance import cdist
 
 from pipeline.audio.quantise import Quantiser
 from pipeline.audio.steps import VectorsTD
@@ -114,7 +113,7 @@ def silhouette(vectors_ND: VectorsTD, quantiser: Quantiser) -> float:
     each_NC = scipy.sparse.csr_array(
         (np.ones(len(cluster_N)), (np.arange(len(cluster_N)), cluster_N))
     )
-    sums_NC = np.asarray(each_NC.T @ cdist(vectors_ND, vectors_ND)).T
+    sums_NC = np.asarray(each_NC.T @ _distances(vectors_ND.astype(np.float64))).T
     own = (np.arange(len(cluster_N)), cluster_N)
     own_size_N = sizes_C[cluster_N]
     inside_N = sums_NC[own] / np.maximum(own_size_N - 1, 1)
@@ -132,6 +131,13 @@ def pca_map(centroids_KD: npt.NDArray[np.float32]) -> Floats:
     flat = directions[:2] if len(directions) > 1 else np.concatenate([directions, 0 * directions])
     signs = np.sign(flat[np.arange(2), np.abs(flat).argmax(axis=1)])
     return np.asarray(centred_KD @ (flat.T * np.where(signs == 0, 1, signs)))
+
+
+def _distances(vectors_ND: Floats) -> Floats:
+    """Of each two rows, [N, N]."""
+    squares_N = np.einsum("nd,nd->n", vectors_ND, vectors_ND)
+    between_NN = squares_N[:, None] + squares_N - 2 * (vectors_ND @ vectors_ND.T)
+    return np.asarray(np.sqrt(np.maximum(between_NN, 0)))
 
 
 def _cosines(one_ND: Floats, other_ND: Floats) -> Floats:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 from cluster.faults import require_sound
 from cluster.launch import OpenClient, open_client
 from configs.schema import Config
-from pipeline import codebook, shard, tokenize_stage
 from pipeline.driver import driving, quarantine_exit_code
 from shards.layout import Layout
 
-STAGES: dict[str, Callable[[Config, Layout, OpenClient], None]] = {
-    "shard": shard.run,
-    "codebook": codebook.run,
-    "tokenize": tokenize_stage.run,
-}
+STAGES = {"shard": "shard", "codebook": "codebook", "tokenize": "tokenize_stage"}
 
 
 def run_verb(config: Config, verb: str) -> int:
@@ -25,5 +21,12 @@ def run_verb(config: Config, verb: str) -> int:
         if not layout.plan_json.exists():  # to plan takes a while, for nothing if there is no place
             require_sound(config.cluster, layout.cluster)
         for name in names:
-            STAGES[name](config, layout, client)
+            stage_of(name)(config, layout, client)
         return quarantine_exit_code(config, layout) if "shard" in names else 0
+
+
+def stage_of(name: str) -> Callable[[Config, Layout, OpenClient], None]:
+    """What runs a stage; imported now, so that no stage waits for what another one needs."""
+    run: Callable[[Config, Layout, OpenClient], None]
+    run = importlib.import_module(f"pipeline.{STAGES[name]}").run
+    return run

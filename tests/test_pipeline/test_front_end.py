@@ -183,7 +183,9 @@ def test_pcen_is_the_recursion_of_its_paper() -> None:
         average_M = (1 - config.smoothing) * average_M + config.smoothing * power_M
         scaled_M = power_M / (config.floor + average_M) ** config.alpha
         rows.append((scaled_M + config.delta) ** config.root - config.delta**config.root)
-    np.testing.assert_allclose(pcen(config, {}, frames_TM), rows, rtol=1e-4, atol=1e-5)
+    for length in (1, 2, 3, 4, 5, 64, 65, len(frames_TM)):
+        made_TM = pcen(config, {}, frames_TM[:length])
+        np.testing.assert_allclose(made_TM, rows[:length], rtol=1e-4, atol=1e-5)
 
 
 def test_a_context_is_what_was_before_the_frame_and_what_comes_after() -> None:
