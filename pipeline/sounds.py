@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from pipeline.audio.half import to_float32
 from pipeline.audio.quantise import TokensTQ
 
 TURNS = 4
@@ -29,7 +30,7 @@ def fit_sounds(
     """The frames [Q, V, M] that tokens stand for; a token that nothing has adds nothing to the
     mean frame, which the first codebook carries."""
     num_codebooks = tokens_NQ.shape[1]
-    frames_NM = frames_NM.astype(np.float32)
+    frames_NM = to_float32(frames_NM)
     mean_M = np.average(frames_NM, axis=0, weights=weights_N)
     sounds_QVM = np.zeros((num_codebooks, vocabulary, frames_NM.shape[1]))
     left_NM = frames_NM - mean_M

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from configs.codebook import FrontEndConfig, StepConfig
+from pipeline.audio.half import to_float32
 from pipeline.audio.steps import APPLY, FIT, Arrays, VectorsTD
 
 FramesTM = npt.NDArray[np.floating[Any]]
@@ -34,7 +35,7 @@ class FrontEnd:
         """Fit the steps of a front end, one after the other, to clips of stored frames [T, M];
         their silent frames, where those are masked, teach nothing."""
         audible = [~cls(config).silent(frames_TM) for frames_TM in clips]
-        vectors = [np.asarray(frames_TM, dtype=np.float32) for frames_TM in clips]
+        vectors = [to_float32(frames_TM) for frames_TM in clips]
         made: list[Arrays] = []
         waiting: list[tuple[StepConfig, Arrays]] = []  # steps that widen are done when asked for
         with threadpool_limits(limits=1, user_api="blas"):  # several would share sums at random
@@ -73,14 +74,14 @@ class FrontEnd:
     def vectors(self, frames_TM: FramesTM) -> VectorsTD:
         """The vectors [T, D] float32 of one clip's stored frames [T, M], silent ones included."""
         steps = zip(self.config.steps, self.arrays, strict=True)
-        return _applied(np.asarray(frames_TM, dtype=np.float32), steps)
+        return _applied(to_float32(frames_TM), steps)
 
     def silent(self, frames_TM: FramesTM) -> npt.NDArray[np.bool_]:
         """Which frames [T] are masked."""
         if self.config.mask_below_db is None:
             return np.zeros(len(frames_TM), dtype=np.bool_)
         # in float64 a sum of float16 values is exact: no order of summing decides
-        means_T = np.asarray(frames_TM, dtype=np.float64).mean(axis=1)
+        means_T = to_float32(frames_TM).mean(axis=1, dtype=np.float64)
         return np.asarray(means_T < self.config.mask_below_db)
 
 

@@ -22,6 +22,7 @@ from sklearn.decomposition import PCA
 from configs.codebook import PRESETS, FrontEndConfig, PcaStep, PcenStep
 from configs.codebook import FrontEnd as FrontEndField
 from pipeline.audio.front_end import FrontEnd
+from pipeline.audio.half import to_float32
 from pipeline.audio.steps import APPLY, context, convolution, fit_convolution, minmax, moments, pcen
 from pipeline.workplace import Workplace
 
@@ -154,6 +155,14 @@ def test_minmax_spans_0_to_1_and_keeps_the_order(frames_TM: npt.NDArray) -> None
 @pytest.mark.parametrize("value", [-100, 0, 31.5])
 def test_a_constant_clip_becomes_0(value: float) -> None:
     assert (minmax_of(np.full((5, 3), value, dtype=np.float16)) == 0).all()
+
+
+def test_every_float16_becomes_the_same_float32() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    for values in (every, finite, finite[::2], finite[:0], finite.reshape(-1, 2).T):
+        np.testing.assert_array_equal(to_float32(values), values.astype(np.float32))
+        assert (np.signbit(to_float32(values)) == np.signbit(values)).all()
 
 
 # --- standardise, pcen, context, convolution ---------------------------------------------------
