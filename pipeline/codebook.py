@@ -29,12 +29,12 @@ from pipeline.draw import (
     FRONT_END,
     HOLDOUT,
     TRAINING,
-    DrawnRows,
     DrawTask,
     draw_shard,
     fit_front_end,
     training_clips,
 )
+from pipeline.drawn import DrawnRows, masked_frame
 from pipeline.several import Training, train_codebooks
 from pipeline.sounds import fit_sounds
 from pipeline.stage import Stage, run_parts, run_shards
@@ -154,8 +154,9 @@ def make_codebook(task: CodebookTask) -> CommitRecord:
     existing = log.made(0, place.fingerprint)
     if existing is not None:
         return existing
-    drawn = DrawnRows(place, task.num_shards, TRAINING)
-    holdout = DrawnRows(place, task.num_shards, HOLDOUT)
+    drawn, holdout = (
+        DrawnRows.gathered(place, task.num_shards, part) for part in (TRAINING, HOLDOUT)
+    )
     training = _train(task, drawn.capped(config.silence_share), holdout)
     with threadpool_limits(limits=1, user_api="blas"):  # their number must not decide a last digit
         codebook = _codebook(task, training, drawn)
@@ -202,7 +203,7 @@ def _codebook(task: CodebookTask, training: Training, drawn: DrawnRows) -> Codeb
     tokens_NQ = Quantiser(codebook).quantise(vectors_ND)
     sounds_QVM = fit_sounds(tokens_NQ, drawn.frames(rows), weights_N, codebook.vocabulary)
     if codebook.silence_token is not None:
-        masked_M = drawn.masked_frame()
+        masked_M = masked_frame(place, task.num_shards)
         sounds_QVM[:, codebook.silence_token] = 0
         sounds_QVM[0, codebook.silence_token] = (
             digital_silence(config) if masked_M is None else masked_M

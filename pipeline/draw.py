@@ -14,12 +14,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
 
 from configs.codebook import CodebookConfig
 from configs.errors import InputError
@@ -27,7 +25,6 @@ from configs.schema import SplitConfig
 from pipeline.audio.distinct import distinct
 from pipeline.audio.front_end import FrontEnd
 from pipeline.audio.steps import VectorsTD
-from pipeline.kmeans import WeightsN
 from pipeline.workplace import Workplace
 from shards.commit import CommitRecord
 from shards.frames import FramesTM, read_shard_frames
@@ -224,105 +221,3 @@ def _masked(
         total_M += masked_TM.sum(axis=0, dtype=np.float64)
         count += len(masked_TM)
     return {"masked.sum": total_M, "masked.count": np.array([count])}
-
-
-# --- what was drawn ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DrawnRows:
-    """What was drawn from all shards, layer after layer, read in parts.
-
-    Args:
-        place, num_shards: where it lies.
-        part: TRAINING or HOLDOUT.
-        silence: what a frame of digital silence weighs, beside 1 of any other.
-    """
-
-    place: Workplace
-    num_shards: int
-    part: str
-    silence: float = 1.0
-
-    def __len__(self) -> int:
-        return int(self._bounds[-1])
-
-    def read(self, rows: slice) -> tuple[VectorsTD, WeightsN]:
-        """Vectors [B, D] and weights [B] of some rows."""
-        weights_B = self._column("weights", rows)
-        if self.silence != 1.0:
-            is_silence_B = self._column("is_digital_silence", rows)
-            weights_B = np.where(is_silence_B, weights_B * np.float32(self.silence), weights_B)
-        return self._column("vectors", rows), weights_B
-
-    def frames(self, rows: slice) -> FramesTM:
-        """Stored frames [B, M] of some rows."""
-        return self._column("frames", rows)
-
-    def total_weights(self) -> tuple[float, float]:
-        """How many frames were drawn, and how many of them are digital silence."""
-        weights_N = self._column("weights", slice(0, len(self)))
-        is_silence_N = self._column("is_digital_silence", slice(0, len(self)))
-        return float(weights_N.sum()), float(weights_N[is_silence_N].sum())
-
-    def masked_frame(self) -> npt.NDArray[np.float64] | None:
-        """The mean [M] of the frames that were masked; None where none was."""
-        sums, count = [], 0
-        for shard in range(self.num_shards):
-            with safe_open(self.place.drawn(shard), framework="numpy") as file:
-                sums.append(file.get_tensor("masked.sum"))
-                count += int(file.get_tensor("masked.count")[0])
-        return np.asarray(np.sum(sums, axis=0) / count) if count else None
-
-    def capped(self, most_silence: float) -> Self:
-        """The same, with digital silence weighing no more than a share of everything."""
-        total, silence = self.total_weights()
-        if silence <= most_silence * total or most_silence == 1:
-            return self
-        weight = most_silence / (1 - most_silence) * (total - silence) / silence
-        return type(self)(self.place, self.num_shards, self.part, weight)
-
-    @cached_property
-    def _segments(self) -> npt.NDArray[np.int64]:
-        """[segments, 3]: shard, first row there, and how many rows; in reading order."""
-        starts = []
-        for shard in range(self.num_shards):
-            with safe_open(self.place.drawn(shard), framework="numpy") as file:
-                starts.append(file.get_tensor(f"{self.part}.starts"))
-        starts_SL = np.stack(starts)
-        shards, layers = starts_SL.shape[0], starts_SL.shape[1] - 1
-        columns = (
-            np.tile(np.arange(shards), layers),
-            starts_SL[:, :-1].T.reshape(-1),
-            np.diff(starts_SL, axis=1).T.reshape(-1),
-        )
-        return np.stack(columns, axis=1).astype(np.int64)
-
-    @cached_property
-    def _bounds(self) -> npt.NDArray[np.int64]:
-        return np.concatenate([[0], np.cumsum(self._segments[:, 2])])
-
-    def _column(self, name: str, rows: slice) -> npt.NDArray[Any]:
-        start, stop = rows.start, min(rows.stop, len(self))
-        first = int(np.searchsorted(self._bounds, start, side="right")) - 1
-        last = int(np.searchsorted(self._bounds, stop, side="left"))
-        column = np.empty((max(0, stop - start), *self._widths[name]), dtype=COLUMNS[name])
-        for segment in range(first, last):
-            shard, row, num_rows = self._segments[segment].tolist()
-            skipped = max(0, start - int(self._bounds[segment]))
-            at = int(self._bounds[segment]) + skipped
-            size = min(stop - at, num_rows - skipped)
-            if size > 0:  # an empty slice of an empty tensor is an error of safetensors
-                with safe_open(self.place.drawn(shard), framework="numpy") as file:
-                    tensor = file.get_slice(f"{self.part}.{name}")
-                    column[at - start :][:size] = tensor[row + skipped : row + skipped + size]
-        return column
-
-    @cached_property
-    def _widths(self) -> dict[str, tuple[int, ...]]:
-        """Of each column: its shape without the rows."""
-        with safe_open(self.place.drawn(0), framework="numpy") as file:
-            return {
-                name: tuple(file.get_slice(f"{self.part}.{name}").get_shape()[1:])
-                for name in COLUMNS
-            }

@@ -13,7 +13,7 @@ import scipy.sparse
 
 from pipeline.audio.quantise import Quantiser
 from pipeline.audio.steps import VectorsTD
-from pipeline.draw import DrawnRows
+from pipeline.drawn import DrawnRows
 
 ROWS_AT_A_TIME = 65_536
 MOST_MEASURED = 2**18  # of the drawn frames
@@ -136,8 +136,11 @@ def pca_map(centroids_KD: npt.NDArray[np.float32]) -> Floats:
 def _distances(vectors_ND: Floats) -> Floats:
     """Of each two rows, [N, N]."""
     squares_N = np.einsum("nd,nd->n", vectors_ND, vectors_ND)
-    between_NN = squares_N[:, None] + squares_N - 2 * (vectors_ND @ vectors_ND.T)
-    return np.asarray(np.sqrt(np.maximum(between_NN, 0)))
+    between_NN = vectors_ND @ (-2 * vectors_ND.T)
+    between_NN += squares_N
+    between_NN += squares_N[:, None]
+    np.maximum(between_NN, 0, out=between_NN)
+    return np.sqrt(between_NN, out=between_NN)
 
 
 def _cosines(one_ND: Floats, other_ND: Floats) -> Floats:

@@ -94,12 +94,14 @@ def pca(_: PcaStep, arrays: Arrays, vectors_TD: VectorsTD) -> VectorsTD:
     """Projections [T, E], the same bits on any machine: vectors and weights are whole numbers
     of a step, small enough for every sum of their products to be exact in float64, in any order.
     """
-    most = 2.0**INPUT_BITS
-    whole_TD = np.rint(vectors_TD.astype(np.float64) / arrays["input_step"])
+    most = np.float32(2**INPUT_BITS)
+    whole_TD = vectors_TD / arrays["input_step"].astype(np.float32)  # a power of two
+    np.rint(whole_TD, out=whole_TD)
     np.clip(whole_TD, -most, most, out=whole_TD)
-    whole_TD -= arrays["mean"]
-    whole_TE = whole_TD @ arrays["weight"].astype(np.float64)
-    return np.asarray(whole_TE * arrays["output_step"], dtype=np.float32)
+    whole_TD -= arrays["mean"].astype(np.float32)  # below 2^24: float32 has it whole
+    whole_TE = whole_TD.astype(np.float64) @ arrays["weight"].astype(np.float64)
+    whole_TE *= arrays["output_step"]
+    return whole_TE.astype(np.float32)
 
 
 def fit_pca(config: PcaStep, clips: Clips) -> Arrays:

@@ -21,13 +21,13 @@ from pipeline.draw import (
     HOLDOUT,
     TRAINING,
     Clips,
-    DrawnRows,
     DrawTask,
     choose,
     draw_shard,
     fit_front_end,
     training_clips,
 )
+from pipeline.drawn import DrawnRows
 from pipeline.verbs import run_verb
 from pipeline.workplace import Workplace
 from shards.frames import read_shard_frames
@@ -63,9 +63,13 @@ def clips(seal: Seal) -> dict[str, dict[str, Any]]:
     return found
 
 
+def place_in(directory: Path) -> Workplace:
+    return Workplace(directory, "default", "of these tests")
+
+
 def drawn(seal: Seal, directory: Path, config: CodebookConfig) -> tuple[DrawnRows, DrawnRows]:
     """What is drawn to train on, and what is held out."""
-    place = Workplace(directory, "default", "of these tests")
+    place = place_in(directory)
     of_shards = training_clips(seal, config, SPLIT, None)
     front_end = fit_front_end(seal, of_shards, config)
     place.write(FRONT_END, front_end.tensors())
@@ -75,7 +79,7 @@ def drawn(seal: Seal, directory: Path, config: CodebookConfig) -> tuple[DrawnRow
         there = dataclasses.replace(record, shard=shard)  # reads by path: tests turn the order
         task = DrawTask(place, there, of_shard, config, frames_a_clip, SILENT_M)
         draw_shard(_reading(task, seal))
-    return tuple(DrawnRows(place, len(seal.records), part) for part in (TRAINING, HOLDOUT))  # type: ignore[return-value]
+    return tuple(DrawnRows.gathered(place, len(seal.records), part) for part in (TRAINING, HOLDOUT))  # type: ignore[return-value]
 
 
 def _reading(task: DrawTask, seal: Seal) -> DrawTask:
@@ -251,7 +255,7 @@ def half_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DrawnRows:
     record = type("Record", (), {"shard": 0})()
     ids = Clips(frozenset("a"), frozenset())
     draw_shard(DrawTask(place, record, ids, config_of(), 16, SILENT_M))
-    return DrawnRows(place, 1, TRAINING)
+    return DrawnRows.gathered(place, 1, TRAINING)
 
 
 def test_equal_frames_of_a_layer_are_one_that_counts_for_all(half_silent: DrawnRows) -> None:
@@ -300,14 +304,21 @@ def test_clips_that_are_all_masked_are_an_input_error(seal: Seal) -> None:
 
 
 def test_what_was_drawn_under_the_recipe_is_not_drawn_again(seal: Seal, tmp_path: Path) -> None:
-    train, _ = drawn(seal, tmp_path, config_of())
-    before = [train.place.drawn(shard).stat().st_mtime_ns for shard in range(8)]
+    place = place_in(tmp_path)
     drawn(seal, tmp_path, config_of())
-    assert [train.place.drawn(shard).stat().st_mtime_ns for shard in range(8)] == before
-    other = dataclasses.replace(train.place, fingerprint="another")
-    assert train.place.has_drawn(3)
+    before = [place.drawn(shard).stat().st_mtime_ns for shard in range(8)]
+    drawn(seal, tmp_path, config_of())
+    assert [place.drawn(shard).stat().st_mtime_ns for shard in range(8)] == before
+    other = dataclasses.replace(place, fingerprint="another")
+    assert place.has_drawn(3)
     assert not other.has_drawn(3)
-    assert not train.place.has_drawn(99)
+    assert not place.has_drawn(99)
+
+
+def test_what_is_gathered_leaves_no_file(seal: Seal, tmp_path: Path) -> None:
+    drawn(seal, tmp_path, config_of())
+    names = {path.name for path in place_in(tmp_path).directory.iterdir()}
+    assert names == {FRONT_END, *(f"draw-{shard:06d}" for shard in range(8))}
 
 
 def test_draws_of_a_run_over_folds_leave_the_fold_out(esc10: Path, tmp_path: Path) -> None:

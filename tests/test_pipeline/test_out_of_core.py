@@ -40,12 +40,13 @@ TRAIN = """
 import json, resource, sys
 from pathlib import Path
 from configs.codebook import CodebookConfig
-from pipeline.draw import HOLDOUT, TRAINING, DrawnRows
+from pipeline.draw import HOLDOUT, TRAINING
+from pipeline.drawn import DrawnRows
 from pipeline.kmeans import Trainer
 from pipeline.workplace import Workplace
 
 place = Workplace(Path(sys.argv[1]), "default", "of this test")
-rows, holdout = (DrawnRows(place, 10, part) for part in (TRAINING, HOLDOUT))
+rows, holdout = (DrawnRows.gathered(place, 10, part) for part in (TRAINING, HOLDOUT))
 assert len(rows) == int(sys.argv[2])
 trainer = Trainer(CodebookConfig(k=50, passes=2))
 *_, last = trainer.train(trainer.start(rows), rows, holdout)
