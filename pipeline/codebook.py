@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from cluster.launch import OpenClient
 from configs.console import say
 from configs.schema import Config
 from pipeline import ledger
-from pipeline.audio.engines import choose_engine
+from pipeline.audio.choose import choose_engine
 from pipeline.audio.frames import frames_of
 from pipeline.audio.front_end import FrontEnd
 from pipeline.audio.quantise import Quantiser
+from pipeline.audio.threads import one_blas_thread
 from pipeline.draw import (
     FRONT_END,
     HOLDOUT,
@@ -158,7 +158,7 @@ def make_codebook(task: CodebookTask) -> CommitRecord:
         DrawnRows.gathered(place, task.num_shards, part) for part in (TRAINING, HOLDOUT)
     )
     training = _train(task, drawn.capped(config.silence_share), holdout)
-    with threadpool_limits(limits=1, user_api="blas"):  # their number must not decide a last digit
+    with one_blas_thread:  # or their number decides last digits of the ledger
         codebook = _codebook(task, training, drawn)
         metrics = _metrics(task, training, codebook, drawn, holdout)
     record = _commit(log, codebook, metrics, place.fingerprint)

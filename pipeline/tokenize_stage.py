@@ -15,7 +15,7 @@ import numpy as np
 
 from cluster.launch import OpenClient
 from configs.schema import Config
-from pipeline.audio.engines import choose_engine
+from pipeline.audio.choose import choose_engine
 from pipeline.audio.quantise import Quantiser, TokensTQ
 from pipeline.stage import Stage, run_shards
 from shards.atomic import Attempt

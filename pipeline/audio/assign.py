@@ -12,20 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.audio.distinct import distinct
-from pipeline.audio.engines import Build, Gemm, Indices, RowsTE, one_blas_thread
+from pipeline.audio.engines import Build, Floats, Gemm, Indices, RowsTE
 from pipeline.audio.steps import VectorsTD
+from pipeline.audio.threads import one_blas_thread
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32
+SMALLEST = 2.0**-149  # of float32, above 0
 RESCORE_PAIRS = 65_536
 
 CentroidsKD = npt.NDArray[np.float32]
 DistancesT = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 TokensT = npt.NDArray[np.uint16]
 Result = TypeVar("Result")
 
@@ -46,15 +49,13 @@ class Assigner:
         self._number_K, _ = distinct(self._given_KD)
         self._centroids_KD = self._given_KD[self._number_K]
         exact_KD = self._centroids_KD.astype(np.float64)
-        self._mean_D = exact_KD.mean(axis=0).astype(np.float32)
-        weight_KE = exact_KD - self._mean_D
+        mean_D = exact_KD.mean(axis=0).astype(np.float32)
+        weight_KE = exact_KD - mean_D
+        self._mean_E = np.append(mean_D, np.float32(0))
         self._largest_norm = float(np.linalg.norm(weight_KE, axis=1).max())
-        self._largest_bias = 0.0
         if metric == "l2":
-            bias_K = -(weight_KE**2).sum(axis=1) / 2
-            bias_K -= (bias_K.max() + bias_K.min()) / 2  # the same for all: it changes no order
-            self._largest_bias = float(np.abs(bias_K).max())
-            weight_KE = np.concatenate([weight_KE, bias_K[:, None]], axis=1)
+            bias_K1 = -(weight_KE**2).sum(axis=1, keepdims=True) / 2
+            weight_KE = np.concatenate([weight_KE, bias_K1], axis=1)
         self._gemm = Gemm(weight_KE.astype(np.float32))
         self.engine = self._gemm if build is Gemm else build(weight_KE.astype(np.float32))
 
@@ -64,8 +65,9 @@ class Assigner:
         Raises ValueError for NaN or infinite values.
         """
         parts = self._in_parts(vectors_TD, self._search)
-        found_T, is_close_T = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        close = np.flatnonzero(is_close_T)
+        found_T = np.concatenate([found_P for found_P, _ in parts])
+        step = self.engine.rows_at_a_time
+        close = np.concatenate([at * step + close_P for at, (_, close_P) in enumerate(parts)])
         if len(close):
             found_T[close] = self._decide(vectors_TD[close])
         return np.asarray(self._number_K[found_T], dtype=np.uint16)
@@ -77,7 +79,7 @@ class Assigner:
         step = self.engine.rows_at_a_time
         parts = [vectors_TD[at : at + step] for at in range(0, max(1, len(vectors_TD)), step)]
         threads = min(self.engine.num_threads, len(parts))
-        with one_blas_thread():
+        with one_blas_thread:
             if threads < 2:
                 return [function(part) for part in parts]
             with ThreadPoolExecutor(threads) as pool:
@@ -91,53 +93,79 @@ class Assigner:
 
     def nearest_two(self, vectors_TD: VectorsTD) -> tuple[DistancesT, DistancesT]:
         """The squared distances [T] of the nearest centroid and of the next, those of vectors of
-        unit length under `cosine`."""
+        unit length under `cosine`; equal where they differ by less than rounding."""
         vectors_TD = unit(vectors_TD) if self.metric == "cosine" else vectors_TD
         _, first_T = self.nearest(vectors_TD)
-        found = self.engine.search(self._rows(vectors_TD))
-        return first_T, first_T + 2 * (found.best_T - found.second_T)
-
-    def _search(self, vectors_TD: VectorsTD) -> tuple[Indices, npt.NDArray[np.bool_]]:
-        """The best in float32, and where that may be wrong."""
         rows_TE = self._rows(vectors_TD)
-        if len(self._number_K) == 1 or len(rows_TE) == 0:
-            return np.zeros(len(rows_TE), dtype=np.int64), np.zeros(len(rows_TE), dtype=np.bool_)
         found = self.engine.search(rows_TE)
-        if not np.isfinite(found.best_T).all():
-            raise ValueError("vectors to tokenise hold NaN or infinite values")
         gap_T = found.best_T - found.second_T
-        return found.index_T, gap_T <= 2 * self._rounding_bound(rows_TE)
+        gap_T[gap_T <= 2 * self._bound_at(rows_TE, found.best_T)] = 0
+        return first_T, first_T + 2 * gap_T
+
+    def _search(self, vectors_TD: VectorsTD) -> tuple[Indices, Indices]:
+        """The best in float32, and the rows where that may be wrong."""
+        rows_TE = self._rows(vectors_TD)
+        none = np.zeros(0, dtype=np.int64)
+        if len(rows_TE) == 0:
+            return none, none
+        largest = float(max(rows_TE.max(), -rows_TE.min()))
+        if not np.isfinite(largest):
+            raise ValueError("vectors to tokenise hold NaN or infinite values")
+        if len(self._number_K) == 1:
+            return np.zeros(len(rows_TE), dtype=np.int64), none
+        found = self.engine.search(rows_TE)
+        gap_T = found.best_T - found.second_T
+        longest = np.array([largest * np.sqrt(rows_TE.shape[1])])
+        candidates = np.flatnonzero(gap_T <= 2 * self._rounding_bound(longest, np.inf))
+        bound_C = self._bound_at(rows_TE[candidates], found.best_T[candidates])
+        return found.index_T, candidates[gap_T[candidates] <= 2 * bound_C]
 
     def _rows(self, vectors_TD: VectorsTD) -> RowsTE:
         """What the engine compares."""
         if self.metric == "cosine":
             return np.ascontiguousarray(vectors_TD, dtype=np.float32)
         rows_TE = np.empty((len(vectors_TD), vectors_TD.shape[1] + 1), dtype=np.float32)
-        np.subtract(vectors_TD, self._mean_D, out=rows_TE[:, :-1])
+        rows_TE[:, :-1] = vectors_TD
         rows_TE[:, -1] = 1
+        rows_TE -= self._mean_E  # quicker than into a part of each row
         return rows_TE
 
-    def _rounding_bound(self, rows_TE: RowsTE) -> DistancesT:
-        """How far a float32 score can be from the true one.
+    def _bound_at(self, rows_TE: RowsTE, best_T: Floats) -> Doubles:
+        """How far the float32 scores of a row's best centroids can be from the true ones.
 
-        The standard bound of an inner product of n numbers is n u |x||c| (Higham, Accuracy and
-        Stability of Numerical Algorithms, section 3.1); centring rounds once or twice more.
+        Under `l2` the true best is no further from the vector than the one that was found, so
+        that its length is at most the vector's and that distance together.
         """
         num_dims = self._centroids_KD.shape[1]
-        terms_T = np.sqrt(_squares(rows_TE[:, :num_dims])) * np.float32(self._largest_norm)
-        terms_T += np.float32(self._largest_bias)
-        return terms_T * np.float32((num_dims + 16) * UNIT_ROUNDOFF)
+        norm_T = np.linalg.norm(rows_TE[:, :num_dims].astype(np.float64), axis=1)
+        if self.metric == "cosine":
+            return self._rounding_bound(norm_T, np.inf)
+        least_T = best_T - self._rounding_bound(norm_T, np.inf)
+        away_T = np.sqrt(np.maximum(norm_T**2 - 2 * least_T, 0))
+        return self._rounding_bound(norm_T, norm_T + away_T)
+
+    def _rounding_bound(self, norm_T: Doubles, reach_T: Any) -> Doubles:
+        """Of scores of rows with these norms and centroids of up to `reach_T`.
+
+        The standard bound of an inner product of n numbers is n u |x||c| (Higham, Accuracy and
+        Stability of Numerical Algorithms, section 3.1); centring rounds once or twice more, and
+        below the smallest normal number rounding is absolute.
+        """
+        terms = self._centroids_KD.shape[1] + 16
+        reach_T = np.minimum(reach_T, self._largest_norm)
+        size_T = norm_T * reach_T + (reach_T**2 / 2 if self.metric == "l2" else 0)
+        return np.asarray(terms * (UNIT_ROUNDOFF * size_T + SMALLEST))
 
     def _decide(self, vectors_TD: VectorsTD) -> Indices:
         """The best of the centroids whose scores are within reach of the best score."""
         first, same_T = distinct(vectors_TD)  # digital silence is one vector, many times
         vectors_TD = vectors_TD[first]
         rows_TE = self._rows(vectors_TD)
-        reach_T = 2 * self._rounding_bound(rows_TE)
         chosen_T = np.empty(len(first), dtype=np.int64)
         for block, scores_BK in self._gemm.scores(rows_TE):
-            least_B1 = scores_BK.max(axis=1, keepdims=True) - reach_T[block, None]
-            row_P, centroid_P = np.nonzero(scores_BK >= least_B1)
+            best_B = scores_BK.max(axis=1)
+            least_B = best_B - 2 * self._bound_at(rows_TE[block], best_B)
+            row_P, centroid_P = np.nonzero(scores_BK >= least_B[:, None])
             chosen_T[block] = self._best_pairs(vectors_TD[block], row_P, centroid_P)
         return chosen_T[same_T]
 
@@ -170,8 +198,9 @@ class Assigner:
 
 def unit(vectors_TD: VectorsTD) -> VectorsTD:
     """Vectors scaled to unit length; a zero vector stays zero."""
-    norms_T1 = np.linalg.norm(vectors_TD, axis=1, keepdims=True)
-    return np.asarray(vectors_TD / np.maximum(norms_T1, np.finfo(np.float32).tiny), np.float32)
+    squares_T = np.einsum("td,td->t", vectors_TD, vectors_TD, dtype=np.float64)
+    norms_T1 = np.sqrt(squares_T).astype(np.float32)[:, None]
+    return np.asarray(vectors_TD / np.where(norms_T1 > 0, norms_T1, 1), dtype=np.float32)
 
 
 def _squares(rows_TE: RowsTE) -> DistancesT:

@@ -14,11 +14,11 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from configs.codebook import FrontEndConfig, StepConfig
 from pipeline.audio.half import to_float32
 from pipeline.audio.steps import APPLY, FIT, Arrays, VectorsTD
+from pipeline.audio.threads import one_blas_thread
 
 FramesTM = npt.NDArray[np.floating[Any]]
 
@@ -38,7 +38,7 @@ class FrontEnd:
         vectors = [to_float32(frames_TM) for frames_TM in clips]
         made: list[Arrays] = []
         waiting: list[tuple[StepConfig, Arrays]] = []  # steps that widen are done when asked for
-        with threadpool_limits(limits=1, user_api="blas"):  # several would share sums at random
+        with one_blas_thread:
             for step in config.steps:
                 fit = FIT.get(step.kind)
                 seen = (

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # its parts load when used: most who apply steps fit none
 
 from configs.codebook import ContextStep, ConvolutionStep, MinMaxStep, PcaStep, PcenStep
 
@@ -111,11 +110,9 @@ def fit_pca(config: PcaStep, clips: Clips) -> Arrays:
     weight is positive.
     """
     largest, mean_D, covariance_DD = moments(clips)
-    width, dims = len(mean_D), config.width(len(mean_D))
-    variance_D, direction_DD = scipy.linalg.eigh(
-        covariance_DD, subset_by_index=[width - dims, width - 1]
-    )
-    variance_E, weight_DE = variance_D[::-1], direction_DD[:, ::-1]
+    dims = config.width(len(mean_D))
+    variance_D, direction_DD = np.linalg.eigh(covariance_DD)
+    variance_E, weight_DE = variance_D[::-1][:dims], direction_DD[:, ::-1][:, :dims]
     strongest_E = weight_DE[np.abs(weight_DE).argmax(axis=0), np.arange(dims)]
     weight_DE = weight_DE * np.sign(strongest_E)
     if config.whiten:

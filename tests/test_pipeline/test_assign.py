@@ -117,10 +117,13 @@ def test_a_zero_vector_ties_under_cosine_and_is_nearest_to_the_shortest_under_l2
     assert Assigner(centroids_KD, "l2").tokens(zeros_TD).tolist() == [shortest] * 3
 
 
-@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-10, 1.0, 1e15])
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-24, 1e-10, 1.0, 1e15])
 def test_under_cosine_the_length_of_a_vector_does_not_matter(scale: float) -> None:
-    vectors_TD = (np.random.default_rng(0).normal(size=(100, 64)) * scale).astype(np.float32)
-    assert_exact(vectors_TD, random_centroids(50, "cosine"), "cosine")
+    random, centroids_KD = np.random.default_rng(0), random_centroids(50, "cosine")
+    vectors_TD = random.normal(size=(100, 64))
+    one_TD, other_TD = centroids_KD[random.integers(0, 50, (2, 2_000))].astype(np.float64)
+    both_TD = np.concatenate([vectors_TD, one_TD + other_TD])
+    assert_exact((both_TD * scale).astype(np.float32), centroids_KD, "cosine")
 
 
 @with_metrics
@@ -172,10 +175,12 @@ def test_nearest_gives_squared_distances(metric: str) -> None:
     assert np.allclose(distances_T, (gaps_TD**2).sum(axis=1), rtol=1e-3, atol=1e-5)
 
 
-def test_unit_vectors_have_length_1_and_zero_stays_zero() -> None:
-    vectors_TD = np.array([[3, 4], [0, 0], [1e-30, 0]], dtype=np.float32)
-    assert unit(vectors_TD)[:2].tolist() == [[np.float32(0.6), np.float32(0.8)], [0, 0]]
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1.0, 1e30])
+def test_unit_vectors_have_length_1_and_zero_stays_zero(scale: float) -> None:
+    vectors_TD = (np.array([[3, 4], [0, 0], [-1, 0]]) * scale).astype(np.float32)
     assert unit(vectors_TD).dtype == np.float32
+    expected = np.array([[0.6, 0.8], [0, 0], [-1, 0]], dtype=np.float32)
+    np.testing.assert_allclose(unit(vectors_TD), expected, rtol=1e-6 if scale > 1e-38 else 1e-4)
 
 
 SCRIPT = """

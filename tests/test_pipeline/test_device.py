@@ -6,7 +6,7 @@ import faiss
 import pytest
 
 from configs.errors import InputError
-from pipeline.audio.engines import choose_device
+from pipeline.audio.choose import choose_device
 
 
 @pytest.mark.parametrize(

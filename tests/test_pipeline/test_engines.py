@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import partial
+import threading
 from pathlib import Path
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from configs.codebook import CodebookConfig
-from pipeline.audio import engines
+from configs.errors import InputError
+from pipeline.audio import choose, engines, threads
 from pipeline.audio.assign import Assigner, unit
+from pipeline.audio.choose import BUILDS, choose_engine
 from pipeline.audio.distinct import distinct
-from pipeline.audio.engines import BUILDS, Faiss, Found, Gemm, choose_engine
+from pipeline.audio.engines import Found, Gemm
+from pipeline.audio.threads import one_blas_thread
 from pipeline.kmeans import ArrayRows, Trainer
 
-CPU = BUILDS["cpu"]
+CPU = tuple(BUILDS["cpu"].values())
 
 
 def rows_of(num: int, width: int, seed: int) -> npt.NDArray[np.float32]:
@@ -46,12 +50,13 @@ def test_an_engine_finds_the_best_and_the_second(
 def test_every_engine_gives_the_same_tokens(frames: npt.NDArray, k: int, metric: str) -> None:
     rows = unit(frames) if metric == "cosine" else frames
     centroids_KD = rows[distinct(rows)[0][:: max(1, len(distinct(rows)[0]) // k)]][:k]
-    gemm, faiss = (Assigner(centroids_KD, metric, build).tokens(frames) for build in CPU)
-    assert gemm.tobytes() == faiss.tobytes()
+    by_gemm, by_faiss = (Assigner(centroids_KD, metric, build).tokens(frames) for build in CPU)
+    assert by_gemm.tobytes() == by_faiss.tobytes()
 
 
 def test_an_engine_that_is_off_by_rounding_gives_the_same_tokens(frames: npt.NDArray) -> None:
     """As a GPU may be: every score is moved by half of what the bound allows."""
+    found_otherwise = []
 
     class Shaken(Gemm):
         def search(self, rows_TE: npt.NDArray) -> Found:
@@ -63,11 +68,13 @@ def test_an_engine_that_is_off_by_rounding_gives_the_same_tokens(frames: npt.NDA
             ranked_TK = scores_TK + (sign_TK * bound_T[:, None]).astype(np.float32)
             order_TK = np.argsort(-ranked_TK, axis=1)[:, :2]
             best_T2 = np.take_along_axis(ranked_TK, order_TK, axis=1)
+            found_otherwise.append((order_TK[:, 0] != scores_TK.argmax(axis=1)).any())
             return Found(order_TK[:, 0], best_T2[:, 0], best_T2[:, 1])
 
     centroids_KD = frames[distinct(frames)[0][::8]]
     shaken = Assigner(centroids_KD, "l2", Shaken).tokens(frames)
     assert shaken.tobytes() == Assigner(centroids_KD, "l2").tokens(frames).tobytes()
+    assert any(found_otherwise)
 
 
 def trained_by(build: engines.Build, frames: npt.NDArray, metric: str) -> list[bytes]:
@@ -83,67 +90,116 @@ def trained_by(build: engines.Build, frames: npt.NDArray, metric: str) -> list[b
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_no_engine_decides_a_bit_of_a_codebook(frames: npt.NDArray, metric: str) -> None:
     """The probe's clock chooses the engine, and must not choose bytes with it."""
-    gemm, faiss = (trained_by(build, frames, metric) for build in CPU)
-    assert gemm == faiss
+    by_gemm, by_faiss = (trained_by(build, frames, metric) for build in CPU)
+    assert by_gemm == by_faiss
 
 
 @pytest.fixture
 def fresh_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    engines._probed.cache_clear()
+    choose._probed.cache_clear()
     yield
-    engines._probed.cache_clear()
+    choose._probed.cache_clear()
+
+
+def rated(monkeypatch: pytest.MonkeyPatch, device: str, **rates: float | Exception) -> None:
+    """Engines of a device that are as fast as is said, or fail."""
+
+    def rate(build: engines.Build, *_: int) -> float:
+        found = build(np.zeros((1, 1), np.float32))
+        if isinstance(found, Exception):
+            raise found
+        return found  # type: ignore[return-value]
+
+    builds = {name: lambda _, value=value: value for name, value in rates.items()}
+    monkeypatch.setattr(choose, "_rate", rate)
+    monkeypatch.setitem(BUILDS, device, builds)
 
 
 def test_the_probe_takes_the_fastest_and_says_how_fast_each_was(
     monkeypatch: pytest.MonkeyPatch, fresh_probe: None
 ) -> None:
-    monkeypatch.setattr(
-        engines, "_rate", lambda engine, _: {"gemm": 2e6, "faiss": 3e6}[engine.name]
-    )
+    rated(monkeypatch, "cpu", gemm=2e6, faiss=3e6)
     choice = choose_engine(50, 8, "cpu")
-    assert (choice.build, choice.name) == (Faiss, "faiss")
+    assert (choice.build, choice.name) == (BUILDS["cpu"]["faiss"], "faiss")
     assert str(choice) == "faiss (gemm 2, faiss 3 million frames/s; faiss sees no GPU)"
 
 
-def test_on_gpus_faiss_and_torch_are_tried(
+def test_on_gpus_faiss_and_triton_are_tried(
     monkeypatch: pytest.MonkeyPatch, fresh_probe: None
 ) -> None:
-    class OnGpus(Gemm):
-        def __init__(self, weight_KE: npt.NDArray, name: str) -> None:
-            super().__init__(weight_KE)
-            self.name = name
-
-    def torch_of(weight_KE: npt.NDArray) -> OnGpus:
-        return OnGpus(weight_KE, "torch")
-
-    builds = (partial(OnGpus, name="faiss on 2 GPU"), torch_of)
-    monkeypatch.setattr(engines.faiss, "get_num_gpus", lambda: 2)
-    monkeypatch.setitem(BUILDS, "cuda", builds)
-    rates = {"faiss on 2 GPU": 5e8, "torch": 9e8}
-    monkeypatch.setattr(engines, "_rate", lambda engine, _: rates[engine.name])
+    monkeypatch.setattr(choose.faiss, "get_num_gpus", lambda: 2)
+    rated(monkeypatch, "cuda", faiss=5e8, triton=9e8)
     choice = choose_engine(50, 8, "auto")
-    assert (choice.build, choice.device) == (torch_of, "cuda")
-    assert str(choice) == "torch (faiss on 2 GPU 500, torch 900 million frames/s)"
+    assert (choice.name, choice.device) == ("triton", "cuda")
+    assert str(choice) == "triton (faiss 500, triton 900 million frames/s; 2 GPU)"
 
 
-def test_where_a_gpu_has_no_torch_beside_it_faiss_is_taken(
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ImportError("No module named 'torch'"), "ImportError: No module named 'torch'"),
+        (
+            AssertionError("Torch not compiled with CUDA\nmore"),
+            "AssertionError: Torch not compiled",
+        ),
+    ],
+)
+def test_an_engine_that_does_not_work_is_left_out_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, fresh_probe: None, error: Exception, reason: str
+) -> None:
+    monkeypatch.setattr(choose.faiss, "get_num_gpus", lambda: 1)
+    rated(monkeypatch, "cuda", faiss=5e8, triton=error)
+    choice = choose_engine(50, 8, "cuda")
+    assert choice.name == "faiss"
+    assert f"not triton: {reason}" in str(choice)
+    assert "more" not in str(choice)
+
+
+def test_where_no_engine_works_the_reasons_are_given(
     monkeypatch: pytest.MonkeyPatch, fresh_probe: None
 ) -> None:
-    def missing(_: npt.NDArray) -> engines.Engine:
-        raise ImportError("torch")
+    rated(monkeypatch, "cpu", gemm=MemoryError("a"), faiss=RuntimeError("b"))
+    with pytest.raises(InputError, match="MemoryError: a.*RuntimeError: b"):
+        choose_engine(50, 8, "cpu")
 
-    monkeypatch.setattr(engines.faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setitem(BUILDS, "cuda", (Faiss, missing))
-    assert choose_engine(50, 8, "cuda").name == "faiss"
+
+def blas_threads() -> dict[str, int]:
+    return {library.filepath: library.num_threads for library in threads._numpy_blas()}
+
+
+def test_blas_has_one_thread_while_anybody_is_inside_and_faiss_all_of_them() -> None:
+    """Two that overlap: the first to go must not give threads back, the last one must."""
+    before, faiss_before = blas_threads(), faiss.omp_get_max_threads()
+    both, one_is_out = threading.Barrier(2), threading.Event()
+    seen = []
+
+    def first() -> None:
+        with one_blas_thread:
+            both.wait(10)
+        one_is_out.set()
+
+    other = threading.Thread(target=first)
+    other.start()
+    with one_blas_thread:
+        both.wait(10)
+        assert one_is_out.wait(10)
+        seen.append(blas_threads())
+        assert faiss.omp_get_max_threads() == faiss_before
+        with one_blas_thread:
+            pass
+        seen.append(blas_threads())
+    other.join()
+    assert [set(counts.values()) for counts in seen] == [{1}, {1}]
+    assert blas_threads() == before
 
 
 FUSED = """
 import numpy as np
 from pipeline.audio.assign import Assigner
-from pipeline.audio.assign_torch import Fused
+from pipeline.audio.assign_triton import Fused
 from pipeline.audio.engines import Gemm
 random = np.random.default_rng(0)
-for rows, k, width in ((1, 2, 3), (63, 64, 15), (130, 65, 16), (200, 150, 64)):
+for rows, k, width in ((1, 2, 3), (63, 64, 15), (130, 65, 32), (200, 150, 64)):
     vectors, centroids = random.normal(size=(rows, width)), random.normal(size=(k, width))
     vectors, centroids = vectors.astype(np.float32), centroids.astype(np.float32)
     centroids[k // 2] = centroids[0]
@@ -173,12 +229,12 @@ def test_the_kernel_for_gpus_interpreted_gives_the_same_tokens() -> None:
     assert done.stdout.strip() == "equal", done.stderr
 
 
-has_gpu = pytest.mark.skipif(engines.faiss.get_num_gpus() == 0, reason="faiss sees no GPU here")
+has_gpu = pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="faiss sees no GPU here")
 
 
 @pytest.mark.gpu
 @has_gpu
-@pytest.mark.parametrize("build", BUILDS["cuda"], ids=["faiss", "torch"])
+@pytest.mark.parametrize("build", BUILDS["cuda"].values(), ids=BUILDS["cuda"])
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("k", [50, 500])
 def test_a_gpu_gives_the_tokens_of_a_cpu(
@@ -192,7 +248,7 @@ def test_a_gpu_gives_the_tokens_of_a_cpu(
 
 @pytest.mark.gpu
 @has_gpu
-@pytest.mark.parametrize("build", BUILDS["cuda"], ids=["faiss", "torch"])
+@pytest.mark.parametrize("build", BUILDS["cuda"].values(), ids=BUILDS["cuda"])
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_a_gpu_trains_the_codebook_of_a_cpu(
     frames: npt.NDArray, build: engines.Build, metric: str

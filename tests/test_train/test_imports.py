@@ -48,7 +48,7 @@ def test_train_never_imports_dask() -> None:
 
 def test_what_workers_import_is_without_torch() -> None:
     forbidden = "torch,torchaudio,transformers,sklearn,matplotlib,train"
-    only_on_gpus = "pipeline.audio.assign_torch"
+    only_on_gpus = "pipeline.audio.assign_triton"
     python(IMPORT_ALL, forbidden, ",".join(PACKAGES[:4]), only_on_gpus)
 
 

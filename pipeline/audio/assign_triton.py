@@ -3,7 +3,7 @@
 With K = 5,000, scores that go through a GPU's memory cost ten times what making them does. Imported
 only where a GPU is: workers elsewhere have no torch.
 
-Legend: T rows, K weights, E numbers in each, padded to a power of two.
+Legend: T rows, K weights, E numbers in each, padded to whole tiles.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import triton.language as tl
 
 from pipeline.audio.engines import Found, RowsTE
 
-TILE_ROWS, TILE_WEIGHTS = 64, 64
+TILE_ROWS, TILE_WEIGHTS, TILE_WIDTH = 64, 64, 32
+ROWS_BYTES = 2**26  # of a call
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -30,23 +31,29 @@ def _best_two(  # type: ignore[no-untyped-def]
     width: tl.constexpr,
     tile_rows: tl.constexpr,
     tile_weights: tl.constexpr,
+    tile_width: tl.constexpr,
 ):
     """Of each row the first best weight, its score, and the second best score."""
-    row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
-    number = tl.arange(0, width)
-    place = row[:, None] * width + number[None, :]
-    rows = tl.load(rows_pointer + place, row[:, None] < num_rows, 0.0)
+    row = (tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)).to(tl.int64)
     best = tl.full((tile_rows,), float("-inf"), tl.float32)
     second = tl.full((tile_rows,), float("-inf"), tl.float32)
     index = tl.zeros((tile_rows,), tl.int32)
     for first in range(0, num_weights, tile_weights):
         weight = first + tl.arange(0, tile_weights)
-        weights = tl.load(
-            weights_pointer + weight[None, :] * width + number[:, None],
-            weight[None, :] < num_weights,
-            0.0,
-        )
-        scores = tl.dot(rows, weights, input_precision="ieee")  # float32, not TF32
+        scores = tl.zeros((tile_rows, tile_weights), tl.float32)
+        for start in range(0, width, tile_width):
+            number = start + tl.arange(0, tile_width)
+            rows = tl.load(
+                rows_pointer + row[:, None] * width + number[None, :],
+                row[:, None] < num_rows,
+                0.0,
+            )
+            weights = tl.load(
+                weights_pointer + weight[None, :] * width + number[:, None],
+                weight[None, :] < num_weights,
+                0.0,
+            )
+            scores = tl.dot(rows, weights, scores, input_precision="ieee")  # float32, not TF32
         scores = tl.where(weight[None, :] < num_weights, scores, float("-inf"))
         here = tl.argmax(scores, axis=1)
         found = tl.max(scores, axis=1)
@@ -64,13 +71,12 @@ def _best_two(  # type: ignore[no-untyped-def]
 class Fused:
     """One GPU, by a kernel of Triton's."""
 
-    name = "torch"
-    rows_at_a_time = 2**20
     num_threads = 1
 
     def __init__(self, weight_KE: RowsTE, device: str = "cuda") -> None:
         self._device = torch.device(device)
-        self._width = max(16, 1 << (weight_KE.shape[1] - 1).bit_length())
+        self._width = -(-weight_KE.shape[1] // TILE_WIDTH) * TILE_WIDTH
+        self.rows_at_a_time = max(TILE_ROWS, ROWS_BYTES // (4 * self._width))
         self._weights = self._padded(weight_KE)
 
     def search(self, rows_TE: RowsTE) -> Found:
@@ -89,6 +95,7 @@ class Fused:
             width=self._width,
             tile_rows=TILE_ROWS,
             tile_weights=TILE_WEIGHTS,
+            tile_width=TILE_WIDTH,
         )
         index_T = index.cpu().numpy().astype(np.int64)
         return Found(index_T, best.cpu().numpy(), second.cpu().numpy())
