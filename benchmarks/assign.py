@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _made(directory: Path, k: int, metric: str) -> tuple[Floats, Floats]:
-    """Held-out and training frames, and a codebook of a few steps."""
+    """Training frames, and a codebook of a few steps on the first of them."""
     from benchmarks.esc_frames import esc_frames
     from configs.codebook import CodebookConfig
     from pipeline.audio.assign import unit

@@ -8,8 +8,9 @@ last, and then the workplace goes.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,38 +19,29 @@ import numpy.typing as npt
 
 from cluster.launch import OpenClient
 from configs.console import say
+from configs.frames import MelFrames
 from configs.schema import Config
 from pipeline import ledger
 from pipeline.audio.choose import choose_engine
 from pipeline.audio.frames import frames_of
-from pipeline.audio.front_end import FrontEnd
 from pipeline.audio.quantise import Quantiser
 from pipeline.audio.threads import one_blas_thread
-from pipeline.draw import (
-    FRONT_END,
-    HOLDOUT,
-    TRAINING,
-    DrawTask,
-    draw_shard,
-    fit_front_end,
-    training_clips,
-)
-from pipeline.drawn import DrawnRows, masked_frame
-from pipeline.several import Training, train_codebooks
-from pipeline.sounds import fit_sounds
+from pipeline.draw import FRONT_END, DrawTask, draw_shard, fit_front_end, fitted, training_clips
+from pipeline.drawn import Drawn, DrawnRows, gather
+from pipeline.multi_codebook import Training, train_codebooks
 from pipeline.stage import Stage, run_parts, run_shards
+from pipeline.token_frames import fit_token_frames
 from pipeline.workplace import Workplace
-from shards.codebook import FILE_NAME, STAGE, Codebook, codebook_names
+from shards.codebook import FORMAT, HEADER, METRICS, STAGE, TENSORS, Codebook, codebook_names
 from shards.commit import CommitRecord, StageLog, canonical_json, ids_sha256, publish_bytes
-from shards.index import open_shards
+from shards.index import check_settings, open_shards
 from shards.layout import Layout
 from shards.seal import Seal
 
-FORMAT = 2
 STEP = "step"  # of training, in the workplace
 FEW_A_CENTROID = 10  # frames
-SOUND_FRAMES = 2**17  # that what tokens stand for is fitted to, at least, and
-SOUND_FRAMES_A_TOKEN = 16
+FEWEST_FITTED = 2**17  # frames that what tokens stand for is fitted to, and
+FITTED_A_TOKEN = 16  # at least for each token
 
 Metrics = dict[str, Any]
 
@@ -78,39 +70,34 @@ class CodebookTask:
 def run(config: Config, layout: Layout, client: OpenClient) -> None:
     """Train and commit every codebook of the job that is not committed yet."""
     seal = open_shards(layout)
+    check_settings(seal, config)
     for name, fold in codebook_names(config.codebook, config.split):
         log = StageLog(layout, STAGE, name)
-        begun = Workplace(layout.root.absolute(), name, "")
-        fingerprint = log.open(recipe(config, seal, fold), begun.path(STEP))
-        place = Workplace(begun.root, name, fingerprint)
+        fingerprint = log.open(recipe(config, seal, fold), layout.codebook_work(name) / STEP)
+        place = Workplace(layout.root.absolute(), name, fingerprint)
         if log.record(0) is None:
-            _make(config, seal, fold, log, place, client)
+            draws = _draw_tasks(config, seal, fold, place)
+            task = CodebookTask(place, config, len(seal.records), seal.fingerprint)
+            _make(log, draws, task, client)
         else:
             say(f"codebook {name}: committed, nothing to do")
         place.clear()
 
 
-def _make(
-    config: Config,
-    seal: Seal,
-    fold: int | None,
-    log: StageLog,
-    place: Workplace,
-    client: OpenClient,
-) -> None:
+def _make(log: StageLog, draws: Sequence[DrawTask], task: CodebookTask, client: OpenClient) -> None:
     """Draw on all workers; then train in this process, or on a worker that has what
     `cluster.task_resources.codebook` asks for."""
-    tasks = _draw_tasks(config, seal, fold, place)
-    run_parts(Stage(log, place.fingerprint, draw_shard, part="draw"), tasks, config.cluster, client)
-    task = CodebookTask(place, config, len(seal.records), seal.fingerprint)
-    if config.cluster.resources_of(STAGE):
-        run_shards(Stage(log, place.fingerprint, make_codebook), [task], config.cluster, client)
+    cluster, fingerprint = task.config.cluster, task.place.fingerprint
+    if draws:
+        run_parts(Stage(log, fingerprint, draw_shard, part="draw"), draws, cluster, client)
+    if cluster.resources_of(STAGE):
+        run_shards(Stage(log, fingerprint, make_codebook), [task], cluster, client)
     else:
         make_codebook(task)
 
 
 def _draw_tasks(config: Config, seal: Seal, fold: int | None, place: Workplace) -> list[DrawTask]:
-    """One task a shard; before there are any, the front end is fitted."""
+    """One for each shard that was not drawn from; before the first, the front end is fitted."""
     clips = training_clips(seal, config.codebook, config.split, fold)
     if place.read(FRONT_END) is None:
         place.write(FRONT_END, fit_front_end(seal, clips, config.codebook).tensors())
@@ -122,22 +109,25 @@ def _draw_tasks(config: Config, seal: Seal, fold: int | None, place: Workplace) 
             record,
             of_shard,
             config.codebook,
-            frames_a_clip=-(-wanted // max(1, num_clips)),
+            frames_a_clip=wanted / num_clips,
             silent_M=digital_silence(config),
         )
         for record, of_shard in zip(seal.records, clips, strict=True)
+        if not place.has_drawn(record.shard)
     ]
 
 
 def digital_silence(config: Config) -> npt.NDArray[np.float16]:
     """The frame [M], as stored, of samples that are all 0."""
-    second = np.zeros(config.audio.sample_rate_hz, dtype=np.float32)
-    silent_TM = frames_of(second, config.audio.sample_rate_hz, config.frames)
+    rate_hz = config.audio.sample_rate_hz
+    longest = config.frames.n_fft if isinstance(config.frames, MelFrames) else 0
+    silent_N = np.zeros(rate_hz + 2 * longest, dtype=np.float32)
+    silent_TM = frames_of(silent_N, rate_hz, config.frames)
     return np.asarray(silent_TM[len(silent_TM) // 2], dtype=np.float16)
 
 
 def recipe(config: Config, seal: Seal, fold: int | None) -> dict[str, Any]:
-    """Everything that decides a codebook, but for the kernels that round its sums."""
+    """Everything that decides a codebook, but for the libraries and the kernels that round."""
     return {
         "format": FORMAT,
         "frames": seal.fingerprint,
@@ -154,13 +144,11 @@ def make_codebook(task: CodebookTask) -> CommitRecord:
     existing = log.made(0, place.fingerprint)
     if existing is not None:
         return existing
-    drawn, holdout = (
-        DrawnRows.gathered(place, task.num_shards, part) for part in (TRAINING, HOLDOUT)
-    )
-    training = _train(task, drawn.capped(config.silence_share), holdout)
+    drawn = gather(place, task.num_shards)
+    training = _train(task, drawn.train.capped(config.silence_share), drawn.holdout)
     with one_blas_thread:  # or their number decides last digits of the ledger
         codebook = _codebook(task, training, drawn)
-        metrics = _metrics(task, training, codebook, drawn, holdout)
+        metrics = _metrics(task, training, codebook, drawn)
     record = _commit(log, codebook, metrics, place.fingerprint)
     say(summary(place.name, codebook, metrics))
     return record
@@ -183,11 +171,8 @@ def _train(task: CodebookTask, rows: DrawnRows, holdout: DrawnRows) -> Training:
     return training
 
 
-def _codebook(task: CodebookTask, training: Training, drawn: DrawnRows) -> Codebook:
-    place, config = task.place, task.config
-    front_end = FrontEnd.restored(
-        config.codebook.front_end.model_dump(mode="json"), place.read(FRONT_END) or {}
-    )
+def _codebook(task: CodebookTask, training: Training, drawn: Drawn) -> Codebook:
+    config = task.config
     codebook = Codebook(
         centroids_QKD=training.centroids_QKD,
         metric=config.codebook.metric,
@@ -196,33 +181,28 @@ def _codebook(task: CodebookTask, training: Training, drawn: DrawnRows) -> Codeb
         sample_rate_hz=config.audio.sample_rate_hz,
         frames_fingerprint=task.frames_fingerprint,
         combine=config.codebook.combine,
-        front_end_tensors=front_end.tensors(),
+        front_end_tensors=fitted(task.place, config.codebook).tensors(),
     )
-    rows = slice(0, max(SOUND_FRAMES, SOUND_FRAMES_A_TOKEN * codebook.k))
-    vectors_ND, weights_N = drawn.read(rows)
+    rows = slice(0, max(FEWEST_FITTED, FITTED_A_TOKEN * codebook.k))
+    vectors_ND, weights_N = drawn.train.read(rows)
     tokens_NQ = Quantiser(codebook).quantise(vectors_ND)
-    sounds_QVM = fit_sounds(tokens_NQ, drawn.frames(rows), weights_N, codebook.vocabulary)
+    frames_NM = drawn.train.frames(rows)
+    token_frames_QVM = fit_token_frames(tokens_NQ, frames_NM, weights_N, codebook.vocabulary)
     if codebook.silence_token is not None:
-        masked_M = masked_frame(place, task.num_shards)
-        sounds_QVM[:, codebook.silence_token] = 0
-        sounds_QVM[0, codebook.silence_token] = (
+        masked_M = drawn.masked_M
+        token_frames_QVM[:, codebook.silence_token] = 0
+        token_frames_QVM[0, codebook.silence_token] = (
             digital_silence(config) if masked_M is None else masked_M
         )
-    return replace(codebook, sounds_QVM=sounds_QVM)
+    return replace(codebook, token_frames_QVM=token_frames_QVM)
 
 
-def _metrics(
-    task: CodebookTask,
-    training: Training,
-    codebook: Codebook,
-    drawn: DrawnRows,
-    holdout: DrawnRows,
-) -> Metrics:
+def _metrics(task: CodebookTask, training: Training, codebook: Codebook, drawn: Drawn) -> Metrics:
     """The ledger: over the frames drawn to train on (`train`) and, where some clips were held out,
     over theirs (`holdout`)."""
     quantiser = Quantiser(codebook)
-    parts = {"train": drawn, "holdout": holdout}
-    total, silence = drawn.total_weights()
+    parts = {"train": drawn.train, "holdout": drawn.holdout}
+    total, silence = drawn.train.total_weights()
     frames_per_s = codebook.sample_rate_hz / task.config.frames.hop_samples(codebook.sample_rate_hz)
     tokens_per_s = frames_per_s * codebook.num_codebooks
     return {
@@ -230,8 +210,9 @@ def _metrics(
         "digital_silence": silence / total,
         "tokens_per_s": tokens_per_s,
         "bits_per_s": tokens_per_s * float(np.log2(codebook.vocabulary)),
+        "judged_on": "holdout" if len(drawn.holdout) else "train",
         "steps": [
-            {"train_errors": state.train_errors, "holdout_errors": state.holdout_errors}
+            {"train_errors": state.train_errors, "pass_errors": state.pass_errors}
             for state in training.done
         ],
         "map": np.round(ledger.pca_map(codebook.centroids_QKD[0]), 4).tolist(),
@@ -242,14 +223,14 @@ def _metrics(
 def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: str) -> CommitRecord:
     layout = log.layout
     contents = {
-        FILE_NAME: codebook.to_bytes(),
-        "codebook.json": _pretty(codebook.header()),
-        "metrics.json": canonical_json(metrics) + b"\n",
+        TENSORS: codebook.to_bytes(),
+        HEADER: _pretty(codebook.header()),
+        METRICS: canonical_json(metrics) + b"\n",
     }
-    files = tuple(
-        publish_bytes(layout.partial, layout.root, layout.codebook(log.name) / file_name, data)
-        for file_name, data in contents.items()
-    )
+    files = []
+    for title, data in contents.items():
+        path = layout.codebook_file(log.name, title, hashlib.sha256(data).hexdigest())
+        files.append(publish_bytes(layout.partial, layout.root, path, data))
     return log.commit(
         CommitRecord(
             stage=STAGE,
@@ -261,7 +242,7 @@ def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: st
                 "frames": metrics["frames_drawn"],
             },
             ids_sha256=ids_sha256([]),
-            files=files,
+            files=tuple(files),
         )
     )
 

@@ -12,6 +12,7 @@ Legend: N drawn frames, T frames of a clip, M numbers in a frame, D in a vector.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.codebook import CodebookConfig
-from configs.errors import InputError
+from configs.errors import InputError, IntegrityError
 from configs.schema import SplitConfig
 from pipeline.audio.distinct import distinct
 from pipeline.audio.front_end import FrontEnd
@@ -37,6 +38,7 @@ FRAMES_A_LAYER = 16  # for each centroid
 FIT_FRAMES = 2**18  # that a front end is fitted to
 FRONT_END = "front-end"
 TRAINING, HOLDOUT = "train", "holdout"
+MASKED_SUM, MASKED_COUNT = "masked.sum", "masked.count"
 COLUMNS = {  # of what is drawn
     "vectors": np.float32,
     "frames": np.float16,
@@ -70,18 +72,23 @@ def training_clips(
         )
     is_train = split_codes(together, split, fold) == TRAIN
     bounds = np.cumsum([0, *(len(part.ids) for part in parts)])
-    return [
-        _cut(
-            [part.ids[row] for row in np.flatnonzero(is_train[start:stop]).tolist()],
-            config.holdout_share,
-        )
+    clips = [
+        _cut(part, np.flatnonzero(is_train[start:stop]).tolist(), config.holdout_share)
         for part, start, stop in zip(parts, bounds, bounds[1:], strict=False)
     ]
+    if not any(of_shard.train for of_shard in clips):
+        raise InputError(
+            f"codebook.holdout_share={config.holdout_share:g} leaves no clip to train on: lower it"
+        )
+    return clips
 
 
-def _cut(ids: Sequence[str], holdout_share: float) -> Clips:
-    held = frozenset(clip_id for clip_id in ids if unit_hash(clip_id, "holdout") < holdout_share)
-    return Clips(frozenset(ids) - held, held)
+def _cut(part: SplitInputs, rows: Sequence[int], holdout_share: float) -> Clips:
+    """Hold out some of a shard's clips; those of a group stay together."""
+    units = part.units
+    held = [row for row in rows if unit_hash(units[row], "holdout") < holdout_share]
+    held_ids = frozenset(part.ids[row] for row in held)
+    return Clips(frozenset(part.ids[row] for row in rows) - held_ids, held_ids)
 
 
 def fit_front_end(seal: Seal, clips: Sequence[Clips], config: CodebookConfig) -> FrontEnd:
@@ -105,7 +112,7 @@ class DrawTask:
     """All that is needed to draw from one shard.
 
     Args:
-        frames_a_clip: at most, of each.
+        frames_a_clip: as the mean over all clips, where they are long enough.
         silent_M: what a frame of digital silence is.
     """
 
@@ -113,7 +120,7 @@ class DrawTask:
     source: CommitRecord
     clips: Clips
     config: CodebookConfig
-    frames_a_clip: int
+    frames_a_clip: float
     silent_M: npt.NDArray[np.float16]
 
     @property
@@ -134,9 +141,7 @@ def draw_shard(task: DrawTask) -> Drawn:
     place, clips = task.place, task.clips
     if not place.has_drawn(task.source.shard):
         config = task.config
-        front_end = FrontEnd.restored(
-            config.front_end.model_dump(mode="json"), place.read(FRONT_END) or {}
-        )
+        front_end = fitted(place, config)
         frames = list(_frames(place.layout, task.source, clips.train | clips.holdout))
         train = [clip for clip in frames if clip[0] in clips.train]
         holdout = [clip for clip in frames if clip[0] in clips.holdout]
@@ -150,11 +155,32 @@ def draw_shard(task: DrawTask) -> Drawn:
     return Drawn({"clips": len(clips.train) + len(clips.holdout)})
 
 
-def choose(clip_id: str, allowed_T: npt.NDArray[np.bool_], most: int, seed: int) -> Indices:
-    """Up to `most` numbers of a clip's allowed frames, in random order, without repeats."""
+def fitted(place: Workplace, config: CodebookConfig) -> FrontEnd:
+    """The front end that a workplace keeps. Raises IntegrityError where it is damaged."""
+    tensors = place.read(FRONT_END)
+    if tensors is None:
+        raise IntegrityError(
+            f"{place.path(FRONT_END)} is missing or damaged: run the same command again, and the "
+            "front end is fitted anew"
+        )
+    return FrontEnd.restored(config.front_end.model_dump(mode="json"), tensors)
+
+
+def choose(
+    clip_id: str, allowed_T: npt.NDArray[np.bool_], wanted: float, num_layers: int, seed: int
+) -> tuple[Indices, Indices]:
+    """Indices of some of a clip's allowed frames, in random order, and the layer of each.
+
+    Of `wanted` as a mean over clips the fraction is chance: where less than one is wanted, only
+    some clips have any. A clip's frames lie as far from each other over the layers as they can,
+    and the first anywhere.
+    """
     digest = hashlib.blake2b(f"{seed} {clip_id}".encode(), digest_size=16).digest()
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
-    return generator.permutation(np.flatnonzero(allowed_T))[:most]
+    random = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
+    most = math.floor(wanted + random.random())
+    chosen = random.permutation(np.flatnonzero(allowed_T))[:most]
+    place_C = (np.arange(len(chosen)) + random.random()) / max(1, len(chosen))
+    return chosen, np.floor(place_C * num_layers).astype(np.int64)
 
 
 def _frames(
@@ -192,10 +218,13 @@ def _draw(
     layers: list[Indices] = [np.zeros(0, dtype=np.int64)]
     for clip_id, frames_TM in clips:
         allowed_T = ~front_end.silent(frames_TM)
-        chosen = choose(clip_id, allowed_T, task.frames_a_clip, task.config.seed)
-        vectors.append(front_end.vectors(frames_TM)[chosen])
-        frames.append(frames_TM[chosen])
-        layers.append(np.arange(len(chosen)) * num_layers // max(1, len(chosen)))
+        chosen, layer_C = choose(
+            clip_id, allowed_T, task.frames_a_clip, num_layers, task.config.seed
+        )
+        if len(chosen):
+            vectors.append(front_end.vectors(frames_TM)[chosen])
+            frames.append(frames_TM[chosen])
+            layers.append(layer_C)
     layer_N = np.concatenate(layers)
     order = np.argsort(layer_N, kind="stable")
     vectors_ND, frames_NM = np.concatenate(vectors)[order], np.concatenate(frames)[order]
@@ -220,4 +249,4 @@ def _masked(
         masked_TM = frames_TM[front_end.silent(frames_TM)]
         total_M += masked_TM.sum(axis=0, dtype=np.float64)
         count += len(masked_TM)
-    return {"masked.sum": total_M, "masked.count": np.array([count])}
+    return {MASKED_SUM: total_M, MASKED_COUNT: np.array([count])}

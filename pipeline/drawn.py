@@ -23,11 +23,9 @@ from safetensors import safe_open
 
 from pipeline.audio.front_end import FramesTM
 from pipeline.audio.steps import VectorsTD
-from pipeline.draw import COLUMNS
+from pipeline.draw import COLUMNS, HOLDOUT, MASKED_COUNT, MASKED_SUM, TRAINING
 from pipeline.kmeans import WeightsN
 from pipeline.workplace import Workplace
-
-Indices = npt.NDArray[np.int64]
 
 
 class _Column:
@@ -75,27 +73,6 @@ class DrawnRows:
     num_rows: int
     silence: float = 1.0
 
-    @classmethod
-    def gathered(cls, place: Workplace, num_shards: int, part: str) -> Self:
-        """Of a part, TRAINING or HOLDOUT, from all shards of a workplace."""
-        starts_SL = np.stack(
-            [_tensor(place, shard, f"{part}.starts") for shard in range(num_shards)]
-        ).astype(np.int64)
-        sizes_LS = np.diff(starts_SL, axis=1).T
-        places_LS = np.cumsum(sizes_LS).reshape(sizes_LS.shape) - sizes_LS
-        columns: dict[str, _Column] = {}
-        for name, dtype in COLUMNS.items():
-            for shard in range(num_shards):
-                values = _tensor(place, shard, f"{part}.{name}")
-                if name not in columns:
-                    columns[name] = _Column(place.directory, dtype, values.shape[1:])
-                bounds = zip(
-                    places_LS[:, shard], starts_SL[shard], starts_SL[shard, 1:], strict=False
-                )
-                for first, start, stop in bounds:
-                    columns[name].write(int(first), values[start:stop])
-        return cls(columns, int(sizes_LS.sum()))
-
     def __len__(self) -> int:
         return self.num_rows
 
@@ -129,11 +106,42 @@ class DrawnRows:
         return self.columns[name].read(rows.start, max(rows.start, min(rows.stop, len(self))))
 
 
-def masked_frame(place: Workplace, num_shards: int) -> npt.NDArray[np.float64] | None:
-    """The mean [M] of the frames that were masked; None where none was."""
-    sums = [_tensor(place, shard, "masked.sum") for shard in range(num_shards)]
-    count = sum(int(_tensor(place, shard, "masked.count")[0]) for shard in range(num_shards))
-    return np.asarray(np.sum(sums, axis=0) / count) if count else None
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn to train on and to measure on, and the mean [M] of the frames of training
+    clips that are masked; None where none is."""
+
+    train: DrawnRows
+    holdout: DrawnRows
+    masked_M: npt.NDArray[np.float64] | None
+
+
+def gather(place: Workplace, num_shards: int) -> Drawn:
+    """All that was drawn from the shards of a workplace."""
+    sums = [_tensor(place, shard, MASKED_SUM) for shard in range(num_shards)]
+    count = sum(int(_tensor(place, shard, MASKED_COUNT)[0]) for shard in range(num_shards))
+    return Drawn(
+        _gathered(place, num_shards, TRAINING),
+        _gathered(place, num_shards, HOLDOUT),
+        np.asarray(np.sum(sums, axis=0) / count) if count else None,
+    )
+
+
+def _gathered(place: Workplace, num_shards: int, part: str) -> DrawnRows:
+    starts = [_tensor(place, shard, f"{part}.starts") for shard in range(num_shards)]
+    starts_SL = np.stack(starts).astype(np.int64)
+    sizes_LS = np.diff(starts_SL, axis=1).T
+    places_LS = np.cumsum(sizes_LS).reshape(sizes_LS.shape) - sizes_LS
+    columns: dict[str, _Column] = {}
+    for name, dtype in COLUMNS.items():
+        for shard in range(num_shards):
+            values = _tensor(place, shard, f"{part}.{name}")
+            if name not in columns:
+                columns[name] = _Column(place.directory, dtype, values.shape[1:])
+            stretches = np.split(values, starts_SL[shard, 1:-1])
+            for first, stretch in zip(places_LS[:, shard].tolist(), stretches, strict=True):
+                columns[name].write(first, stretch)
+    return DrawnRows(columns, int(sizes_LS.sum()))
 
 
 def _tensor(place: Workplace, shard: int, name: str) -> npt.NDArray[Any]:

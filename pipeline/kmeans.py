@@ -14,8 +14,8 @@ Legend: N rows, B of a batch, D numbers in each, K centroids.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +23,15 @@ import scipy.sparse
 
 from configs.codebook import CodebookConfig
 from configs.errors import InputError
-from pipeline.audio.assign import Assigner, CentroidsKD, DistancesT, TokensT, unit
+from pipeline.audio.assign import Assigner, CentroidsKD, TokensT, unit
 from pipeline.audio.distinct import distinct
 from pipeline.audio.engines import Build, Gemm, Indices
 from pipeline.audio.steps import VectorsTD
 
 START_ROWS = 16  # a centroid: what the start is drawn from
 FIRST_BATCH_ROWS = 8  # a centroid
-CARRIED = 0.25  # of what the counts of earlier steps weigh, in the next
-LEAST_GAIN = 1e-3  # of the held-out error over two passes, or they end
+CARRIED = 0.25  # weight of earlier counts in the next step
+LEAST_GAIN = 1e-3  # over two passes, as a share of the held-out error; less ends them
 ROWS_AT_A_TIME = 65_536
 FEWEST_ROWS = 4_096
 
@@ -76,7 +76,7 @@ class State:
     counts_K: Floats
     step: int = 0
     train_errors: tuple[float, ...] = ()  # of each step's batch, before it
-    holdout_errors: tuple[float, ...] = ()  # after each pass over all rows
+    pass_errors: tuple[float, ...] = ()  # after each pass over all rows, of held-out ones
     is_final: bool = False
 
 
@@ -138,54 +138,69 @@ class Trainer:
         batches = self.schedule(len(rows))
         is_pass = state.step >= len(batches)
         batch = slice(0, len(rows)) if is_pass else batches[state.step]
-        random = self._random(state.step + 1)
-        won = self._assign(state.centroids_KD, rows, batch, random)
+        won = self._won(state.centroids_KD, rows, batch, self._random(state.step + 1))
         carried_K = np.zeros(self.config.k) if is_pass else state.counts_K * CARRIED
         centroids_KD, counts_K = self._moved(state.centroids_KD, carried_K, won)
-        state = State(
-            centroids_KD,
-            counts_K,
-            state.step + 1,
-            (*state.train_errors, won.error),
-            state.holdout_errors,
+        moved = replace(
+            state,
+            centroids_KD=centroids_KD,
+            counts_K=counts_K,
+            step=state.step + 1,
+            train_errors=(*state.train_errors, won.error),
         )
-        return self._judged(state, holdout) if is_pass else state
+        return self._judged(moved, holdout) if is_pass else moved
 
     def _judged(self, state: State, holdout: Rows) -> State:
-        """After a pass: with its held-out error, or where there is none, its training error."""
-        error = state.train_errors[-1]
-        if len(holdout):
-            error = self._assign(state.centroids_KD, holdout, slice(0, len(holdout)), None).error
-        errors = (*state.holdout_errors, error)
+        """After a pass: with its held-out error, or where nothing is held out, the error of its
+        own assignment, which is that of the centroids before it."""
+        error = self._error(state.centroids_KD, holdout) if len(holdout) else state.train_errors[-1]
+        errors = (*state.pass_errors, error)
         stands = len(errors) > 2 and errors[-1] > (1 - LEAST_GAIN) * errors[-3]
-        is_final = stands or len(errors) >= self.config.passes
-        return State(
-            state.centroids_KD, state.counts_K, state.step, state.train_errors, errors, is_final
+        return replace(
+            state, pass_errors=errors, is_final=stands or len(errors) >= self.config.passes
         )
 
-    def _assign(
-        self,
-        centroids_KD: CentroidsKD,
-        rows: Rows,
-        batch: slice,
-        random: np.random.Generator | None,
-    ) -> _Won:
-        """What each centroid wins of a batch, which is read in parts; with `random` also rows that
-        lie far from theirs."""
+    def _won(
+        self, centroids_KD: CentroidsKD, rows: Rows, batch: slice, random: np.random.Generator
+    ) -> _ClusterSums:
+        """What each centroid wins of a batch, and rows that lie far from theirs."""
+        won = _ClusterSums.of_nothing(centroids_KD)
+        for vectors_BD, weights_B, tokens_B, shares_B in self._assigned(centroids_KD, rows, batch):
+            won.add(vectors_BD, weights_B, tokens_B, shares_B)
+            won.keep_far(vectors_BD, shares_B, random)
+        return won
+
+    def _error(self, centroids_KD: CentroidsKD, rows: Rows) -> float:
+        """Of all rows."""
+        total = weight = 0.0
+        for _, weights_B, _, shares_B in self._assigned(centroids_KD, rows, slice(0, len(rows))):
+            total += float(shares_B.sum())
+            weight += float(weights_B.sum(dtype=np.float64))
+        return total / max(weight, 1e-30)
+
+    def _assigned(
+        self, centroids_KD: CentroidsKD, rows: Rows, batch: slice
+    ) -> Iterator[tuple[VectorsTD, WeightsN, TokensT, Floats]]:
+        """A batch in parts: vectors, weights, tokens, and each row's share of the error, which is
+        the squared distance, or under `cosine` half of it: 1 - cos."""
         assigner = Assigner(centroids_KD, self.config.metric, self.build)
-        won = _Won.nothing(centroids_KD)
+        scale = 0.5 if self.config.metric == "cosine" else 1.0
         for begin in range(batch.start, batch.stop, ROWS_AT_A_TIME):
             part = slice(begin, min(begin + ROWS_AT_A_TIME, batch.stop))
             vectors_BD, weights_B = self._usable(*rows.read(part))
-            nearest_B, distances_B = assigner.nearest(vectors_BD)
-            won.add(vectors_BD, weights_B, nearest_B, distances_B, random)
-        if self.config.metric == "cosine":
-            won.total_error /= 2
-        return won
+            tokens_B, distances_B = assigner.nearest(vectors_BD)
+            yield (
+                vectors_BD,
+                weights_B,
+                tokens_B,
+                scale * distances_B.astype(np.float64) * weights_B,
+            )
 
     def _moved(
-        self, centroids_KD: CentroidsKD, carried_K: Floats, won: _Won
+        self, centroids_KD: CentroidsKD, carried_K: Floats, won: _ClusterSums
     ) -> tuple[CentroidsKD, Floats]:
+        """Means of what was won now and, by their counts, before; under `cosine` all that was won
+        before counts as if it lay at the centroid."""
         counts_K = carried_K + won.counts_K
         has_any = counts_K > 0
         sums_KD = carried_K[:, None] * centroids_KD + won.sums_KD
@@ -239,17 +254,24 @@ def spread(
 
 
 def _race(shares_N: Floats, most: int, random: np.random.Generator) -> Indices:
-    """Up to `most` of those whose share is not 0, without repeats, drawn in proportion: the first
-    to ring of as many exponential clocks (Efraimidis and Spirakis, 2006)."""
-    rings_N = np.full(len(shares_N), np.inf)
-    np.divide(random.standard_exponential(len(shares_N)), shares_N, out=rings_N, where=shares_N > 0)
+    """Up to `most` of those whose share is not 0, without repeats, drawn in proportion."""
+    rings_N = _rings(shares_N, random)
     most = min(most, int((shares_N > 0).sum()))
     return np.sort(np.argpartition(rings_N, most - 1)[:most]) if most else np.zeros(0, np.int64)
 
 
+def _rings(shares_N: Floats, random: np.random.Generator) -> Floats:
+    """When exponential clocks of these rates ring first; never, at a rate of 0. The first to ring
+    are a draw in proportion, without repeats (Efraimidis and Spirakis, 2006)."""
+    rings_N = np.full(len(shares_N), np.inf)
+    np.divide(random.standard_exponential(len(shares_N)), shares_N, out=rings_N, where=shares_N > 0)
+    return rings_N
+
+
 @dataclass
-class _Won:
-    """What centroids won of a batch, summed up part by part; and F rows far from theirs."""
+class _ClusterSums:
+    """What centroids won of a batch, summed up part by part; and F rows far from theirs, with
+    the times at which their clocks rang."""
 
     sums_KD: Floats
     counts_K: Floats
@@ -259,50 +281,36 @@ class _Won:
     total_error: float = 0.0
 
     @classmethod
-    def nothing(cls, centroids_KD: CentroidsKD) -> _Won:
-        return cls(
-            np.zeros(centroids_KD.shape),
-            np.zeros(len(centroids_KD)),
-            centroids_KD[:0],
-            np.zeros(0),
-        )
+    def of_nothing(cls, centroids_KD: CentroidsKD) -> Self:
+        k = len(centroids_KD)
+        return cls(np.zeros(centroids_KD.shape), np.zeros(k), centroids_KD[:0], np.zeros(0))
 
     @property
     def error(self) -> float:
-        """Mean squared distance, or half of it: 1 - cos."""
+        """The mean over rows."""
         return self.total_error / max(self.weight, 1e-30)
 
     def add(
-        self,
-        vectors_BD: VectorsTD,
-        weights_B: WeightsN,
-        nearest_B: TokensT,
-        distances_B: DistancesT,
-        random: np.random.Generator | None,
+        self, vectors_BD: VectorsTD, weights_B: WeightsN, tokens_B: TokensT, shares_B: Floats
     ) -> None:
-        shares_B = distances_B.astype(np.float64) * weights_B
+        """Rows, their tokens, and their shares of the error. Sums are float32 within a part."""
         self.total_error += float(shares_B.sum())
         self.weight += float(weights_B.sum(dtype=np.float64))
-        if random is None:
-            return
         k = len(self.counts_K)
-        order_B = np.argsort(nearest_B, kind="stable")  # by radix
-        starts_K = np.concatenate([[0], np.cumsum(np.bincount(nearest_B, minlength=k))])
+        order_B = np.argsort(tokens_B, kind="stable")  # by radix
+        starts_K = np.concatenate([[0], np.cumsum(np.bincount(tokens_B, minlength=k))])
         each_KB = scipy.sparse.csr_array(
             (weights_B[order_B], order_B, starts_K), shape=(k, len(vectors_BD))
         )
         self.sums_KD += each_KB @ vectors_BD
-        self.counts_K += np.bincount(nearest_B, weights=weights_B, minlength=k)
-        self._keep_far(vectors_BD, shares_B, random)
+        self.counts_K += np.bincount(tokens_B, weights=weights_B, minlength=k)
 
-    def _keep_far(
+    def keep_far(
         self, vectors_BD: VectorsTD, shares_B: Floats, random: np.random.Generator
     ) -> None:
-        """Rows drawn in proportion to their squared distance, as many as might be wanted."""
+        """Rows drawn in proportion to their share of the error, as many as might be wanted."""
         most = 16 + len(self.counts_K) // 8
-        rings_B = np.full(len(shares_B), np.inf)
-        clocks_B = random.standard_exponential(len(shares_B))
-        np.divide(clocks_B, shares_B, out=rings_B, where=shares_B > 0)
+        rings_B = _rings(shares_B, random)
         best = np.argsort(rings_B, kind="stable")[:most]
         best = best[np.isfinite(rings_B[best])]
         rings_F = np.concatenate([self.rings_F, rings_B[best]])

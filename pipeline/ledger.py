@@ -16,7 +16,7 @@ from pipeline.audio.steps import VectorsTD
 from pipeline.drawn import DrawnRows
 
 ROWS_AT_A_TIME = 65_536
-MOST_MEASURED = 2**18  # of the drawn frames
+MEASURED_ROWS, MEASURED_A_TOKEN = 2**18, 64  # at most: the larger
 SILHOUETTE_FRAMES = 2_048
 GAP_FRAMES = 16_384
 GAP_QUANTILES = (0.01, 0.1, 0.5, 0.9)
@@ -26,19 +26,20 @@ Floats = npt.NDArray[np.float64]
 
 
 def measure(rows: DrawnRows, quantiser: Quantiser) -> dict[str, Any]:
-    """Errors and token use over drawn frames, MOST_MEASURED at most. Errors are of exact tokens,
-    in float64: equal bits for any number of threads.
+    """Errors and token use over drawn frames, the first ones where there are very many. Errors are
+    of exact tokens, in float64: equal bits for any number of threads.
 
-    `l2` is the squared distance of a vector to what its tokens stand for, the mean over vectors
-    and their numbers; `cosine` one minus their mean cosine; `db_rms` the root mean square
-    difference to the stored frames, in dB.
+    `l2` is the squared distance of a vector, as it is compared, to what its tokens stand for, the
+    mean over vectors and their numbers; `cosine` one minus their mean cosine; `db_rms` the root
+    mean square difference to the stored frames, in dB.
     """
-    parts = [slice(at, at + ROWS_AT_A_TIME) for at in range(0, len(rows), ROWS_AT_A_TIME)]
-    parts = parts[: MOST_MEASURED // ROWS_AT_A_TIME]
+    most = min(len(rows), max(MEASURED_ROWS, MEASURED_A_TOKEN * quantiser.k))
+    parts = [slice(at, at + ROWS_AT_A_TIME) for at in range(0, most, ROWS_AT_A_TIME)]
     errors_E = np.zeros(3)
     tokens, weights = [], []
     for part in parts:
         vectors_ND, weights_N = rows.read(part)
+        vectors_ND = quantiser.compared(vectors_ND)
         tokens_NQ = quantiser.quantise(vectors_ND)
         made_ND = quantiser.vectors(tokens_NQ).astype(np.float64)
         off_NM = rows.frames(part) - quantiser.frames(tokens_NQ).astype(np.float64)
@@ -55,7 +56,7 @@ def measure(rows: DrawnRows, quantiser: Quantiser) -> dict[str, Any]:
         "cosine": cosine,
         "db_rms": squares**0.5,
         "tokens": [
-            use(np.bincount(tokens_N, weights_N, quantiser.k).astype(np.float64))
+            token_use(np.bincount(tokens_N, weights_N, quantiser.k).astype(np.float64))
             for tokens_N in tokens_NQ.T
         ],
         "gaps": gaps(rows.read(slice(0, GAP_FRAMES))[0], quantiser),
@@ -63,7 +64,7 @@ def measure(rows: DrawnRows, quantiser: Quantiser) -> dict[str, Any]:
     }
 
 
-def use(counts_K: Floats) -> dict[str, Any]:
+def token_use(counts_K: Floats) -> dict[str, Any]:
     """How often tokens occur: `perplexity` is 2 to the entropy of their distribution, `top10_share`
     the share of the ten most frequent, `for_80_percent` how many make up 80 %, `zipf` the line
     through log count over log rank."""
@@ -105,7 +106,7 @@ def gaps(vectors_ND: VectorsTD, quantiser: Quantiser) -> dict[str, float]:
 def silhouette(vectors_ND: VectorsTD, quantiser: Quantiser) -> float:
     """Mean silhouette (Rousseeuw, 1987) of vectors and their tokens of the first codebook, by
     Euclidean distance; a token that one vector has counts 0."""
-    vectors_ND = quantiser.part(vectors_ND, 0)
+    vectors_ND = quantiser.part(quantiser.compared(vectors_ND), 0)
     _, cluster_N = np.unique(quantiser.assigners[0].tokens(vectors_ND), return_inverse=True)
     sizes_C = np.bincount(cluster_N)
     if len(sizes_C) < 2:

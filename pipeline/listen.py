@@ -13,6 +13,8 @@ import json
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,13 @@ from configs.console import Progress, say
 from configs.errors import InputError, NotMadeYet
 from configs.frames import FramesConfig, MelFrames
 from pipeline.audio.encode import flac_bytes
+from pipeline.audio.half import to_float32
 from pipeline.audio.mel import mel_filters
 from pipeline.audio.quantise import Quantiser, TokensTQ
 from pipeline.audio.resynth import require_mel, waveform_of
+from pipeline.audio.sniff import sniff
 from shards.atomic import write_whole
-from shards.codebook import STAGE, Codebook, open_codebook
+from shards.codebook import METRICS, STAGE, Codebook, codebook_file, fold_of, open_codebook
 from shards.commit import CommitRecord, stage_logs
 from shards.frames import FramesTM, read_shard_frames
 from shards.index import decoded, open_shards, read_shard_index
@@ -103,10 +107,9 @@ def listen(run: Path, wanted: Sequence[str], names: Sequence[str]) -> Path:
 def _names(layout: Layout) -> list[str]:
     """Every codebook; folds differ in their clips only, so that one of each k is enough."""
     logs = [log for log in stage_logs(layout) if log.stage == STAGE and log.record(0) is not None]
-    names = sorted(log.name for log in logs)
-    folds = [name for name in names if name.rpartition("-")[2].startswith("fold")]
-    firsts = {name.rpartition("fold")[0]: name for name in reversed(folds)}
-    kept = [name for name in names if name not in folds or name in firsts.values()]
+    folds = [(*fold, log.name) for log in logs if (fold := fold_of(log.name))]
+    firsts = {min(same)[2] for _, same in groupby(sorted(folds), key=itemgetter(0))}
+    kept = sorted(log.name for log in logs if not fold_of(log.name) or log.name in firsts)
     if not kept:
         raise NotMadeYet(
             f"{layout.root}: no codebook to listen to; run `python -m pipeline codebook` first"
@@ -116,7 +119,7 @@ def _names(layout: Layout) -> list[str]:
 
 def _book(layout: Layout, name: str) -> Book:
     codebook, _ = open_codebook(layout, name)
-    metrics = json.loads((layout.codebook(name) / "metrics.json").read_bytes())
+    metrics = json.loads(codebook_file(layout, name, METRICS).read_bytes())
     return Book(name, codebook, Quantiser(codebook), metrics)
 
 
@@ -163,11 +166,11 @@ def _heard(
     with Progress("listen", len(clips), "clips") as progress:
         for clip in clips:
             most = int(LONGEST_S * rate_hz / config.hop_length) + 1
-            frames_TM = clip.frames_TM[:most].astype(np.float32)
+            frames_TM = to_float32(clip.frames_TM)[:most]
             versions = _original(layout, clip)
             versions.append(_version("its frames", frames_TM, rate_hz, config))
             for book in books:
-                tokens_TQ = book.quantiser.tokens(frames_TM)
+                tokens_TQ = book.quantiser.tokens(clip.frames_TM)[:most]  # a clip's, not a part's
                 made_TM = book.quantiser.frames(tokens_TQ)
                 off_db = float(np.sqrt(((made_TM - frames_TM) ** 2).mean()))
                 title = f"tokens of {book.name}"
@@ -207,7 +210,9 @@ def _grid(frames_TM: npt.NDArray[np.floating]) -> str:
 
 
 def _data_url(audio: bytes) -> str:
-    return f"data:audio/flac;base64,{b64encode(audio).decode()}"
+    kind = sniff(audio)
+    name = "flac" if kind is None else {"mp3": "mpeg"}.get(kind.name, kind.name)
+    return f"data:audio/{name};base64,{b64encode(audio).decode()}"
 
 
 # --- tokens ------------------------------------------------------------------------------------
@@ -244,34 +249,36 @@ def _tokens(book: Book, q: int, tokens: Sequence[TokensTQ], clips: Sequence[Clip
     """The tokens of one codebook, the most frequent first: number, share, spectrum, clips."""
     counts_K = np.array(book.metrics["train"]["tokens"][q]["counts"])
     order = np.argsort(-counts_K, kind="stable")[:MOST_TOKENS]
-    sounds_VM = book.codebook.sounds_QVM[q]
+    token_frames_VM = book.codebook.token_frames_QVM[q]
     if q:  # a term of a sum says nothing alone: beside the mean of the first codebook
-        sounds_VM = sounds_VM + book.codebook.sounds_QVM[0, : book.codebook.k].mean(axis=0)
-    shares_CV = _shares([tokens_TQ[:, q] for tokens_TQ in tokens], book.codebook.vocabulary)
-    typical_CV = np.argsort(-shares_CV, axis=0, kind="stable")[:TYPICAL_CLIPS]
+        token_frames_VM = token_frames_VM + book.codebook.token_frames_QVM[
+            0, : book.codebook.k
+        ].mean(axis=0)
+    shares_CN = np.stack([_shares(tokens_TQ[:, q], book.codebook)[order] for tokens_TQ in tokens])
+    typical_CN = np.argsort(-shares_CN, axis=0, kind="stable")[:TYPICAL_CLIPS]
     return [
         {
             "token": token,
             "share": counts_K[token] / max(1, counts_K.sum()),
-            "spectrum": np.rint(sounds_VM[token]).astype(int).tolist(),
+            "spectrum": np.rint(token_frames_VM[token]).astype(int).tolist(),
             "typical": [
                 {
                     "id": clips[c].id,
                     "labels": clips[c].labels,
-                    "share": round(shares_CV[c, token], 3),
+                    "share": round(shares_CN[c, number], 3),
                 }
-                for c in typical_CV[:, token].tolist()
-                if shares_CV[c, token] > 0
+                for c in typical_CN[:, number].tolist()
+                if shares_CN[c, number] > 0
             ],
         }
-        for token in order.tolist()
+        for number, token in enumerate(order.tolist())
     ]
 
 
-def _shares(tokens: Sequence[npt.NDArray[np.uint16]], vocabulary: int) -> npt.NDArray[np.float64]:
-    """The share [C, V] of each clip's frames that has each token."""
-    counts = [np.bincount(tokens_T, minlength=vocabulary) for tokens_T in tokens]
-    return np.stack(counts) / np.maximum(1, [[len(tokens_T)] for tokens_T in tokens])
+def _shares(tokens_T: npt.NDArray[np.uint16], codebook: Codebook) -> npt.NDArray[np.float64]:
+    """The share [V] of a clip's frames that has each token."""
+    counts_V = np.bincount(tokens_T, minlength=codebook.vocabulary)
+    return np.asarray(counts_V / max(1, len(tokens_T)))
 
 
 def _bands(rate_hz: int, config: MelFrames) -> list[Json]:

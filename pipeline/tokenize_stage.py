@@ -22,7 +22,7 @@ from shards.atomic import Attempt
 from shards.codebook import codebook_names, open_codebook
 from shards.commit import CommitRecord, FileRecord, StageLog, Written, ids_sha256
 from shards.frames import FramesTM, read_shard_frames
-from shards.index import decoded, open_shards, read_shard_index
+from shards.index import check_settings, decoded, open_shards, read_shard_index
 from shards.layout import Layout
 from shards.seal import Seal, write_seal
 from shards.tokens import (
@@ -59,6 +59,7 @@ class TokenizeTask:
 def run(config: Config, layout: Layout, client: OpenClient) -> None:
     """Tokenise and seal the clips under every codebook of the job."""
     seal = open_shards(layout)
+    check_settings(seal, config)
     for name, _ in codebook_names(config.codebook, config.split):
         codebook, codebook_fingerprint = open_codebook(layout, name)
         codebook.refuse_others(seal.fingerprint, f"{layout.root}: codebook {name}")

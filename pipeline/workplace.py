@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from shards.atomic import Attempt, write_whole
 from shards.layout import Layout
 
 STAMP_BYTES = 32
+STAMP = "sha256"  # in the header of what is read in slices
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -40,7 +41,7 @@ class Workplace:
 
     @property
     def directory(self) -> Path:
-        return self.layout.codebook(self.name) / "work"
+        return self.layout.codebook_work(self.name)
 
     def path(self, file: str) -> Path:
         return self.directory / file
@@ -66,15 +67,16 @@ class Workplace:
 
     def write_drawn(self, shard: int, tensors: Tensors) -> None:
         with Attempt(self.layout.partial, f"{self.name}-{shard:06d}") as attempt:
-            data = _encoded(tensors, {"fingerprint": self.fingerprint})
+            data = _encoded(tensors, {STAMP: self._stamp_of(tensors.__getitem__, tensors)})
             attempt.path("drawn").write_bytes(data)
             attempt.publish("drawn", self.drawn(shard))
 
     def has_drawn(self, shard: int) -> bool:
-        """Whether a shard's frames were drawn, under this recipe."""
+        """Whether a shard's frames were drawn under this recipe, and are whole."""
         try:
             with safe_open(self.drawn(shard), framework="numpy") as file:
-                return bool((file.metadata() or {}).get("fingerprint") == self.fingerprint)
+                stamp = self._stamp_of(file.get_tensor, file.keys())
+                return bool((file.metadata() or {}).get(STAMP) == stamp)
         except (FileNotFoundError, SafetensorError):
             return False
 
@@ -83,6 +85,14 @@ class Workplace:
 
     def _stamp(self, tensors: bytes) -> bytes:
         return hashlib.sha256(self.fingerprint.encode() + tensors).digest()
+
+    def _stamp_of(self, tensor: Callable[[str], npt.NDArray[Any]], names: Iterable[str]) -> str:
+        """The same of tensors that are read one by one."""
+        digest = hashlib.sha256(self.fingerprint.encode())
+        for name in sorted(names):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensor(name)).tobytes())
+        return digest.hexdigest()
 
 
 def _encoded(tensors: Tensors, header: dict[str, str] | None = None) -> bytes:

@@ -1,9 +1,10 @@
 """The codebook artefact: centroids and everything needed to use them rightly.
 
-`codebooks/<name>/codebook.safetensors` holds the centroids, what the front end was fitted to, and
-the frame that each token stands for; its JSON header, and the readable `codebook.json` beside it,
-hold metric, front end, the settings of the frames and the fingerprint of those that it was trained
-on. `metrics.json` holds what was measured.
+`codebooks/<name>/codebook-<sha12>.safetensors` holds the centroids, what the front end was fitted
+to, and the frame that each token stands for; its JSON header, and the readable
+`codebook-<sha12>.json` beside it, hold metric, front end, the settings of the frames and the
+fingerprint of those that it was trained on. `metrics-<sha12>.json` holds what was measured. The
+commit record says which files they are.
 
 Legend: Q codebooks, K centroids in each, D numbers in a centroid, V tokens (K, and one for
 silence where that is masked), M numbers in a frame.
@@ -11,7 +12,9 @@ silence where that is masked), M numbers in a frame.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +33,9 @@ from shards.layout import Layout
 from shards.seal import check_bytes
 
 STAGE = "codebook"
-FILE_NAME = "codebook.safetensors"
+FORMAT = 3
+TENSORS, HEADER, METRICS = "codebook.safetensors", "codebook.json", "metrics.json"
+STANDS_FOR = "token_frames"  # the tensor that decides no token
 FRONT_END = "front_end."  # before the names of its tensors
 SHOWN_CHARS = 12
 
@@ -50,7 +55,7 @@ class Codebook:
         frames_fingerprint: of those that it was trained on.
         combine: `product` (each codebook covers a part of the vector) or `residual` (each what
             those before left over).
-        sounds_QVM: the frame, in dB as stored, that tokens stand for: the sum over codebooks.
+        token_frames_QVM: the frame, in dB as stored, that tokens stand for: the sum over codebooks.
         front_end_tensors: what the front end was fitted to.
     """
 
@@ -61,7 +66,7 @@ class Codebook:
     sample_rate_hz: int
     frames_fingerprint: str
     combine: str = "product"
-    sounds_QVM: Floats = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    token_frames_QVM: Floats = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
     front_end_tensors: Tensors = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,6 +108,7 @@ class Codebook:
 
     def header(self) -> dict[str, Any]:
         return {
+            "format": FORMAT,
             "k": self.k,
             "codebooks": self.num_codebooks,
             "combine": self.combine,
@@ -115,7 +121,7 @@ class Codebook:
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         fitted = {f"{FRONT_END}{name}": array for name, array in self.front_end_tensors.items()}
-        tensors = {"centroids": self.centroids_QKD, "sounds": self.sounds_QVM, **fitted}
+        tensors = {"centroids": self.centroids_QKD, STANDS_FOR: self.token_frames_QVM, **fitted}
         return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
     def to_bytes(self) -> bytes:
@@ -135,16 +141,19 @@ def codebook_names(config: CodebookConfig, split: SplitConfig) -> list[tuple[str
     return [(f"{prefix}fold{fold}", fold) for fold in split.folds]
 
 
+def fold_of(name: str) -> tuple[str, int] | None:
+    """What `codebook_names` made the name of a fold from; None for another name."""
+    found = re.fullmatch(r"(?:(.+)-)?fold(\d+)", name)
+    return None if found is None else (found[1] or "default", int(found[2]))
+
+
 def load_codebook(path: Path) -> Codebook:
     """Read a codebook file; raises NotMadeYet for one of an earlier format."""
     with safe_open(path, framework="numpy") as file:
         header = json.loads(file.metadata()["codebook"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    if "sounds" not in tensors:
-        raise NotMadeYet(
-            f"{path}: is of an earlier format: make it again, in another run=DIR or under another "
-            "codebook.name"
-        )
+    if header.get("format") != FORMAT:
+        raise NotMadeYet(_of_another_format(str(path)))
     return Codebook(
         centroids_QKD=tensors["centroids"],
         metric=header["metric"],
@@ -153,7 +162,7 @@ def load_codebook(path: Path) -> Codebook:
         sample_rate_hz=header["sample_rate_hz"],
         frames_fingerprint=header["trained_on"],
         combine=header["combine"],
-        sounds_QVM=tensors["sounds"],
+        token_frames_QVM=tensors[STANDS_FOR],
         front_end_tensors={
             name.removeprefix(FRONT_END): array
             for name, array in tensors.items()
@@ -162,8 +171,8 @@ def load_codebook(path: Path) -> Codebook:
     )
 
 
-def open_codebook(layout: Layout, name: str) -> tuple[Codebook, str]:
-    """A run's committed codebook and its fingerprint.
+def codebook_file(layout: Layout, name: str, title: str) -> Path:
+    """A committed codebook's file: TENSORS, HEADER or METRICS.
 
     Raises NotMadeYet before `codebook` has finished, IntegrityError where the file changed.
     """
@@ -173,15 +182,30 @@ def open_codebook(layout: Layout, name: str) -> tuple[Codebook, str]:
             f"{layout.root}: no codebook {name}; run `python -m pipeline codebook` first"
         )
     for file in record.files:
-        check_bytes(layout.root, file)
-    codebook = load_codebook(layout.codebook(name) / FILE_NAME)
+        if layout.root / file.path == layout.codebook_file(name, title, file.sha256):
+            check_bytes(layout.root, file)
+            return layout.root / file.path
+    raise NotMadeYet(_of_another_format(f"{layout.root}: codebook {name}"))
+
+
+def _of_another_format(what: str) -> str:
+    return (
+        f"{what}: is of another format than {FORMAT}, this version's: make it again, in another "
+        "run=DIR or under another codebook.name"
+    )
+
+
+def open_codebook(layout: Layout, name: str) -> tuple[Codebook, str]:
+    """A run's committed codebook and its fingerprint; raises what `codebook_file` does."""
+    codebook = load_codebook(codebook_file(layout, name, TENSORS))
     return codebook, fingerprint_of(codebook)
 
 
 def fingerprint_of(codebook: Codebook) -> str:
-    """Hash of the centroids and of all that decides how they are used."""
+    """Hash of all that decides tokens."""
     tensors = {
-        name: fingerprint([array.dtype.str, array.shape, array.tobytes().hex()])
-        for name, array in sorted(codebook.tensors().items())
+        name: [array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+        for name, array in codebook.tensors().items()
+        if name != STANDS_FOR
     }
     return fingerprint({**codebook.header(), "tensors": tensors})

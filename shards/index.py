@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from shards.commit import CommitRecord
+from configs.errors import RecipeMismatch
+from configs.schema import Config
+from shards.commit import CommitRecord, StageLog, differences
 from shards.layout import Layout
 from shards.seal import Seal, check_bytes, open_seal
 
@@ -57,6 +59,27 @@ def open_shards(layout: Layout) -> Seal:
     """A run's decoded clips; raises NotMadeYet before `shard` has finished, IntegrityError where
     a record is not the one that was sealed."""
     return open_seal(layout, STAGE, NAME)
+
+
+def check_settings(seal: Seal, config: Config) -> None:
+    """Raises RecipeMismatch where a config says of a run's frames what they are not."""
+    stored = StageLog(seal.layout, STAGE, NAME).recipe()
+    if stored is None:  # `shard` and `verify` say what to do
+        return
+    asked = {
+        "frames": config.frames.model_dump(mode="json"),
+        "audio": {"sample_rate_hz": config.audio.sample_rate_hz},
+    }
+    there = {
+        "frames": stored["frames"],
+        "audio": {"sample_rate_hz": stored["audio"]["sample_rate_hz"]},
+    }
+    if there != asked:
+        raise RecipeMismatch(
+            f"{seal.layout.root}: the frames",
+            differences(there, asked),
+            "Ask for what they were made with, or give another run=DIR for others.",
+        )
 
 
 def read_index(

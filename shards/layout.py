@@ -76,6 +76,15 @@ class Layout:
     def codebook(self, name: str) -> Path:
         return self.root / "codebooks" / name
 
+    def codebook_file(self, name: str, title: str, sha256: str) -> Path:
+        """`title` is `codebook.safetensors`, `codebook.json` or `metrics.json`."""
+        stem, _, kind = title.partition(".")
+        return self.codebook(name) / f"{stem}-{sha256[:SHA_CHARS]}.{kind}"
+
+    def codebook_work(self, name: str) -> Path:
+        """What an unfinished one keeps."""
+        return self.codebook(name) / "work"
+
     def token_tar(self, name: str, shard: int, sha256: str) -> Path:
         return self.root / "tokens" / name / f"tokens-{shard:06d}-{sha256[:SHA_CHARS]}.tar"
 

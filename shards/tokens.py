@@ -29,7 +29,7 @@ from shards.ragged import Indices, starts_of
 from shards.tar import TarWriter
 
 STAGE = "tokenize"
-FORMAT = 2
+FORMAT = 3
 BLOCK_CLIPS = 1024
 COLUMNS = ("tokens", "lengths", "keys", "labels", "counts")  # of a block
 

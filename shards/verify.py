@@ -114,7 +114,7 @@ def unnamed(layout: Layout, named: Iterable[Path]) -> list[Path]:
     known = set(named)
     logs = {log.directory for log in stage_logs(layout)}
     unfinished = {
-        layout.codebook(log.name)
+        layout.codebook_work(log.name)
         for log in stage_logs(layout)
         if log.stage == "codebook" and not log.committed()
     }

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.audio.assign import Assigner, TokensT
+from pipeline.audio.assign import Assigner, TokensT, unit
 from pipeline.audio.engines import Build, Gemm
 from pipeline.audio.front_end import FramesTM, FrontEnd
 from pipeline.audio.steps import Arrays, VectorsTD
@@ -38,7 +38,7 @@ class Vocabulary(Protocol):
     @property
     def front_end_tensors(self) -> Arrays: ...
     @property
-    def sounds_QVM(self) -> npt.NDArray[np.float32]: ...  # noqa: N802
+    def token_frames_QVM(self) -> npt.NDArray[np.float32]: ...  # noqa: N802
 
 
 class Quantiser:
@@ -47,8 +47,9 @@ class Quantiser:
     def __init__(self, vocabulary: Vocabulary, build: Build = Gemm) -> None:
         self.front_end = FrontEnd.restored(vocabulary.front_end, vocabulary.front_end_tensors)
         self._centroids_QKD = vocabulary.centroids_QKD
+        self._metric = vocabulary.metric
         self._is_residual = vocabulary.combine == "residual"
-        self._sounds_QVM = vocabulary.sounds_QVM
+        self._token_frames_QVM = vocabulary.token_frames_QVM
         self.assigners = [
             Assigner(centroids_KD, vocabulary.metric, build)
             for centroids_KD in vocabulary.centroids_QKD
@@ -101,6 +102,13 @@ class Quantiser:
             else np.ascontiguousarray(vectors_TD[:, q * width : (q + 1) * width])
         )
 
+    def compared(self, vectors_TD: VectorsTD) -> VectorsTD:
+        """Vectors as they are compared: under `cosine` every codebook's part has unit length."""
+        if self._metric == "l2":
+            return vectors_TD
+        parts = [unit(self.part(vectors_TD, q)) for q in range(len(self.assigners))]
+        return np.concatenate(parts, axis=1)
+
     def vectors(self, tokens_TQ: TokensTQ) -> VectorsTD:
         """The vectors [T, D] that tokens stand for, none of them silence."""
         parts_QTD = [
@@ -111,20 +119,20 @@ class Quantiser:
 
     def frames(self, tokens_TQ: TokensTQ) -> npt.NDArray[np.float32]:
         """The frames [T, M], in dB as stored, that tokens stand for."""
-        sounds_QTM = [
-            sounds_VM[tokens_T]
-            for sounds_VM, tokens_T in zip(self._sounds_QVM, tokens_TQ.T, strict=True)
+        frames_QTM = [
+            token_frames_VM[tokens_T]
+            for token_frames_VM, tokens_T in zip(self._token_frames_QVM, tokens_TQ.T, strict=True)
         ]
-        return np.asarray(np.sum(sounds_QTM, axis=0), dtype=np.float32)
+        return np.asarray(np.sum(frames_QTM, axis=0), dtype=np.float32)
 
     def _together(self, clips: Sequence[FramesTM]) -> list[TokensTQ]:
         if not clips:
             return []
         vectors_TD = np.concatenate([self.front_end.vectors(frames_TM) for frames_TM in clips])
         silent_T = np.concatenate([self.front_end.silent(frames_TM) for frames_TM in clips])
-        tokens_TQ = np.full((len(vectors_TD), len(self.assigners)), self.k % 2**16, np.uint16)
         if silent_T.any():
+            tokens_TQ = np.full((len(vectors_TD), len(self.assigners)), self.k, np.uint16)
             tokens_TQ[~silent_T] = self.quantise(vectors_TD[~silent_T])
         else:
-            tokens_TQ[:] = self.quantise(vectors_TD)
+            tokens_TQ = self.quantise(vectors_TD)
         return np.split(tokens_TQ, np.cumsum([len(frames_TM) for frames_TM in clips])[:-1])

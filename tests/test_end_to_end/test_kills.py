@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load
 
-from pipeline.several import Training
+from pipeline.multi_codebook import Training
 from pipeline.synth import write_set
 from pipeline.workplace import STAMP_BYTES
 from tests.commands import (

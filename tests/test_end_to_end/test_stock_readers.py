@@ -70,6 +70,7 @@ def test_parquet_and_arrow_read_the_rest(finished: Config) -> None:
     (index,) = (finished.run / "tokens/default").glob("index-*.arrow")
     with pa.memory_map(str(index)) as source:
         assert pa.ipc.open_file(source).read_all().num_rows == 8 * 5
-    centroids = load_file(finished.run / "codebooks/default/codebook.safetensors")["centroids"]
+    (codebook,) = (finished.run / "codebooks/default").glob("codebook-*.safetensors")
+    centroids = load_file(codebook)["centroids"]
     assert centroids.shape == (1, 16, 64)
     assert pq.read_table(finished.run / "models/bag/scores.parquet").num_rows == 13

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,16 @@ from configs.load import merge
 from configs.schema import Config
 from pipeline.audio.quantise import Quantiser
 from pipeline.kmeans import State
-from pipeline.several import Training
+from pipeline.multi_codebook import Training
 from pipeline.verbs import run_verb
 from pipeline.workplace import Workplace
-from shards.codebook import open_codebook
+from shards.codebook import HEADER, METRICS, TENSORS, codebook_file, open_codebook
 from shards.frames import read_shard_frames
+from shards.gc import collect
 from shards.index import open_shards
 from shards.layout import Layout
+from shards.verify import verify
 from tests.conftest import MakeConfig
-
-FILE = "codebooks/default/codebook.safetensors"
 
 
 @pytest.fixture
@@ -32,11 +33,17 @@ def sharded(own_run: Config) -> Config:
     """A run that has its frames and no codebook."""
     for made in ("codebooks", "tokens", "commits/codebook", "commits/tokenize"):
         shutil.rmtree(own_run.run / made)
+    for seal in (own_run.run / "seals").glob("tokenize-*"):
+        seal.unlink()
     return own_run
 
 
 def over(config: Config, **tree: Any) -> Config:
     return Config.model_validate(merge(config.model_dump(mode="json"), tree))
+
+
+def file_of(config: Config, title: str) -> Path:
+    return codebook_file(Layout(config.run), "default", title)
 
 
 def test_before_shard_it_says_what_to_run(make_config: MakeConfig) -> None:
@@ -50,16 +57,19 @@ def test_the_artefact_says_how_it_is_used(tokenized: Config) -> None:
     assert (book.metric, book.sample_rate_hz) == ("l2", 22_050)
     assert book.frames == tokenized.frames.model_dump(mode="json")
     assert book.front_end == tokenized.codebook.front_end.model_dump(mode="json")
-    assert book.sounds_QVM.shape == (1, 17, 64)
-    assert book.sounds_QVM[0, 16].mean() < book.sounds_QVM[0, :16].mean(axis=1).min(), "silence"
-    directory = tokenized.run / "codebooks" / "default"
-    assert json.loads((directory / "codebook.json").read_text()) == book.header()
-    assert not (directory / "work").exists()
+    assert book.token_frames_QVM.shape == (1, 17, 64)
+    assert book.token_frames_QVM[0, 16].mean() < book.token_frames_QVM[0, :16].mean(axis=1).min(), (
+        "silence"
+    )
+    assert (
+        json.loads(codebook_file(Layout(tokenized.run), "default", HEADER).read_text())
+        == book.header()
+    )
+    assert not Layout(tokenized.run).codebook_work("default").exists()
 
 
 def test_metrics_are_those_of_training_and_held_out_vectors(tokenized: Config) -> None:
-    path = tokenized.run / "codebooks" / "default" / "metrics.json"
-    metrics = json.loads(path.read_text())
+    metrics = json.loads(file_of(tokenized, METRICS).read_text())
     assert metrics["train"]["frames"] > metrics["holdout"]["frames"] > 0
     (use,) = metrics["train"]["tokens"]
     assert use["used"] == 16
@@ -70,7 +80,7 @@ def test_metrics_are_those_of_training_and_held_out_vectors(tokenized: Config) -
     assert metrics["bits_per_s"] == pytest.approx(22_050 / 512 * np.log2(17))
     assert np.shape(metrics["map"]) == (16, 2)
     (steps,) = metrics["steps"]
-    assert len(steps["train_errors"]) >= len(steps["holdout_errors"]) > 0
+    assert len(steps["train_errors"]) >= len(steps["pass_errors"]) > 0
 
 
 def test_what_is_heard_of_tokens_is_nearer_to_the_frames_than_their_mean(
@@ -123,12 +133,29 @@ def test_a_stage_stopped_anywhere_goes_on_and_ends_at_the_same_bytes(
         stopping_at(patch, file, times)
         with pytest.raises(Stopped):
             run_verb(sharded, "codebook")
-    assert not (sharded.run / FILE).exists()
+    assert not list((sharded.run / "codebooks/default").glob("*.*"))
     assert run_verb(sharded, "codebook") == 0
     assert ("going on after step" in capsys.readouterr().out) == (file == "step")
-    for name in ("codebook.safetensors", "metrics.json"):
-        made = (sharded.run / "codebooks" / "default" / name).read_bytes()
-        assert made == (tokenized.run / "codebooks" / "default" / name).read_bytes()
+    for title in (TENSORS, METRICS):
+        assert file_of(sharded, title).read_bytes() == file_of(tokenized, title).read_bytes()
+
+
+def test_gc_leaves_an_unfinished_codebook_alone(
+    sharded: Config,
+    tokenized: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        stopping_at(patch, "step", 2)
+        with pytest.raises(Stopped):
+            run_verb(sharded, "codebook")
+    layout = Layout(sharded.run)
+    assert verify(layout, "full").extra == []
+    collect(layout)
+    assert run_verb(sharded, "codebook") == 0
+    assert "going on after step" in capsys.readouterr().out
+    assert file_of(sharded, TENSORS).read_bytes() == file_of(tokenized, TENSORS).read_bytes()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -137,9 +164,8 @@ def test_threads_of_the_blas_decide_no_byte(
 ) -> None:
     with threadpool_limits(limits=threads):
         assert run_verb(sharded, "codebook") == 0
-    for name in ("codebook.safetensors", "metrics.json"):
-        made = (sharded.run / "codebooks" / "default" / name).read_bytes()
-        assert made == (tokenized.run / "codebooks" / "default" / name).read_bytes()
+    for title in (TENSORS, METRICS):
+        assert file_of(sharded, title).read_bytes() == file_of(tokenized, title).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +176,7 @@ def test_several_codebooks_stopped_and_gone_on_with_are_the_same(
 ) -> None:
     config = over_codebook(sharded, **over)
     assert run_verb(config, "codebook") == 0
-    expected = (sharded.run / FILE).read_bytes()
+    expected = file_of(sharded, TENSORS).read_bytes()
     book, _ = open_codebook(Layout(sharded.run), "default")
     assert (book.num_codebooks, book.combine) == (over["codebooks"], over.get("combine", "product"))
     for made in ("codebooks", "commits/codebook"):
@@ -160,7 +186,7 @@ def test_several_codebooks_stopped_and_gone_on_with_are_the_same(
         with pytest.raises(Stopped):
             run_verb(config, "codebook")
     assert run_verb(config, "codebook") == 0
-    assert (sharded.run / FILE).read_bytes() == expected
+    assert file_of(sharded, TENSORS).read_bytes() == expected
 
 
 def over_codebook(config: Config, **tree: Any) -> Config:
@@ -175,7 +201,7 @@ def test_the_state_of_another_recipe_is_not_gone_on_from(
     state = State(np.eye(16, 64, dtype=np.float32), np.full(16, 1e3), 2)
     place.write("step", Training((), state).tensors())
     assert run_verb(sharded, "codebook") == 0
-    assert (sharded.run / FILE).read_bytes() == (tokenized.run / FILE).read_bytes()
+    assert file_of(sharded, TENSORS).read_bytes() == file_of(tokenized, TENSORS).read_bytes()
 
 
 def test_another_k_between_two_steps_is_refused_by_name(
@@ -199,15 +225,33 @@ def test_without_held_out_clips_nothing_is_said_of_them(
     said = capsys.readouterr().out
     assert "codebook default:" in said
     assert "holdout" not in said
-    metrics = json.loads((sharded.run / "codebooks" / "default" / "metrics.json").read_text())
+    metrics = json.loads(file_of(sharded, METRICS).read_text())
     assert "holdout" not in metrics
 
 
+@pytest.mark.parametrize("verb", ["codebook", "tokenize"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"frames": {"hop_length": 256}}, "frames.hop_length: 512 there, 256 now"),
+        ({"frames": {"n_mels": 128}}, "frames.n_mels: 64 there, 128 now"),
+        ({"audio": {"sample_rate_hz": 16_000}}, "audio.sample_rate_hz: 22050 there, 16000 now"),
+    ],
+)
+def test_settings_that_the_frames_were_not_made_with_are_refused(
+    own_run: Config, change: dict[str, Any], named: str, verb: str
+) -> None:
+    before = (own_run.run / "config.yaml").read_bytes()
+    with pytest.raises(RecipeMismatch, match=named):
+        run_verb(over(own_run, **change), verb)
+    assert (own_run.run / "config.yaml").read_bytes() == before
+
+
 def test_a_second_run_does_nothing(own_run: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (own_run.run / FILE).stat()
+    before = file_of(own_run, TENSORS).stat()
     assert run_verb(own_run, "codebook") == 0
     assert "codebook default: committed, nothing to do" in capsys.readouterr().out
-    after = (own_run.run / FILE).stat()
+    after = file_of(own_run, TENSORS).stat()
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
 
 

@@ -83,7 +83,7 @@ def trained_by(build: engines.Build, frames: npt.NDArray, metric: str) -> list[b
     rows, holdout = ArrayRows.of(frames), ArrayRows.of(frames[::7])
     trainer = Trainer(config, build)
     states = list(trainer.train(trainer.start(rows), rows, holdout))
-    errors = np.array([*states[-1].train_errors, *states[-1].holdout_errors])
+    errors = np.array([*states[-1].train_errors, *states[-1].pass_errors])
     return [errors.tobytes(), *(state.centroids_KD.tobytes() for state in states)]
 
 

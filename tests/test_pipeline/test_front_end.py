@@ -312,6 +312,34 @@ def test_the_kernel_of_the_blas_does_not_decide_vectors(tmp_path: Path) -> None:
     assert len(outputs) == 1
 
 
+FIT = """
+import hashlib, sys, numpy as np
+from configs.codebook import PRESETS, FrontEndConfig
+from pipeline.audio.front_end import FrontEnd
+clips = np.array_split(np.load(sys.argv[1]), 40)
+fitted = FrontEnd.fit(FrontEndConfig.model_validate(PRESETS["pcen"]), clips).tensors()
+for name in sorted(fitted):
+    print(name, hashlib.sha256(np.ascontiguousarray(fitted[name]).tobytes()).hexdigest())
+"""
+
+
+def test_threads_of_the_blas_do_not_decide_what_is_fitted(tmp_path: Path) -> None:
+    """In new processes: libraries that are loaded late are what a limit may miss."""
+    np.save(tmp_path / "frames.npy", np.concatenate(smooth_clips(40)))
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", FIT, str(tmp_path / "frames.npy")],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for threads in "123"
+    }
+    assert len(outputs) == 1
+    assert "3.weight" in outputs.pop()
+
+
 # --- silence -----------------------------------------------------------------------------------
 
 

@@ -195,14 +195,14 @@ def test_passes_end_when_the_held_out_error_falls_no_more() -> None:
     rows, holdout = ArrayRows.of(vectors_ND[:5_000]), ArrayRows.of(vectors_ND[5_000:])
     trainer = Trainer(config_of(16, passes=100))
     *_, last = trainer.train(trainer.start(rows), rows, holdout)
-    errors = last.holdout_errors
+    errors = last.pass_errors
     assert 3 <= len(errors) < 100
     assert errors[-1] > (1 - 1e-3) * errors[-3]
     assert errors[-1] == pytest.approx(error_of(last.centroids_KD, vectors_ND[5_000:]), rel=1e-5)
 
 
 def test_passes_are_at_most_as_many_as_asked_for() -> None:
-    assert len(trained(smooth_vectors(2_000), config_of(16, passes=2))[-1].holdout_errors) == 2
+    assert len(trained(smooth_vectors(2_000), config_of(16, passes=2))[-1].pass_errors) == 2
 
 
 # --- cosine ------------------------------------------------------------------------------------

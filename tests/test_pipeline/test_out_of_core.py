@@ -15,7 +15,7 @@ DRAW = """
 import sys
 from pathlib import Path
 import numpy as np
-from pipeline.draw import HOLDOUT, TRAINING
+from pipeline.draw import HOLDOUT, MASKED_COUNT, MASKED_SUM, TRAINING
 from pipeline.workplace import Workplace
 
 place, n = Workplace(Path(sys.argv[1]), "default", "of this test"), int(sys.argv[2]) // 10
@@ -33,6 +33,7 @@ for shard in range(10):
     tensors |= {f"{HOLDOUT}.{name}": array[:100] for name, array in columns.items()}
     tensors[f"{TRAINING}.starts"] = np.linspace(0, n, 5).astype(np.int64)
     tensors[f"{HOLDOUT}.starts"] = np.array([0, 100])
+    tensors |= {MASKED_SUM: np.zeros(64), MASKED_COUNT: np.zeros(1, np.int64)}
     place.write_drawn(shard, tensors)
 """
 
@@ -40,18 +41,18 @@ TRAIN = """
 import json, resource, sys
 from pathlib import Path
 from configs.codebook import CodebookConfig
-from pipeline.draw import HOLDOUT, TRAINING
-from pipeline.drawn import DrawnRows
+from pipeline.drawn import gather
 from pipeline.kmeans import Trainer
 from pipeline.workplace import Workplace
 
 place = Workplace(Path(sys.argv[1]), "default", "of this test")
-rows, holdout = (DrawnRows.gathered(place, 10, part) for part in (TRAINING, HOLDOUT))
+drawn = gather(place, 10)
+rows, holdout = drawn.train, drawn.holdout
 assert len(rows) == int(sys.argv[2])
 trainer = Trainer(CodebookConfig(k=50, passes=2))
 *_, last = trainer.train(trainer.start(rows), rows, holdout)
 peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"peak_mib": peak_mib, "error": last.holdout_errors[-1], "steps": last.step}))
+print(json.dumps({"peak_mib": peak_mib, "error": last.pass_errors[-1], "steps": last.step}))
 """
 
 

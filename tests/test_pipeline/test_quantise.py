@@ -11,7 +11,7 @@ from sklearn.metrics import silhouette_score
 
 from pipeline import ledger
 from pipeline.audio.quantise import Quantiser
-from pipeline.sounds import fit_sounds
+from pipeline.token_frames import fit_token_frames
 from shards.codebook import Codebook
 
 
@@ -19,12 +19,12 @@ def codebook_of(
     centroids_QKD: npt.NDArray, *, mask: float | None = None, sounds: Any = None, **over: Any
 ) -> Codebook:
     front_end = {"steps": [], "mask_below_db": mask}
-    sounds_QVM = np.zeros((0, 0, 0), np.float32) if sounds is None else sounds
+    token_frames_QVM = np.zeros((0, 0, 0), np.float32) if sounds is None else sounds
     fields = {"metric": "l2", "frames": {}, "sample_rate_hz": 8000, "frames_fingerprint": "made"}
     return Codebook(
         centroids_QKD.astype(np.float32),
         front_end=front_end,
-        sounds_QVM=sounds_QVM,
+        token_frames_QVM=token_frames_QVM,
         **{**fields, **over},
     )
 
@@ -102,21 +102,21 @@ def test_all_65536_tokens_are_told_apart() -> None:
 def test_a_token_sounds_like_the_mean_of_its_frames(random: np.random.Generator) -> None:
     tokens_NQ = random.integers(0, 5, (300, 1)).astype(np.uint16)
     frames_NM, weights_N = random.normal(size=(300, 8)) * 10 - 50, random.integers(1, 4, 300)
-    sounds_QVM = fit_sounds(tokens_NQ, frames_NM, weights_N, 7)
+    token_frames_QVM = fit_token_frames(tokens_NQ, frames_NM, weights_N, 7)
     for token in range(5):
         here = tokens_NQ[:, 0] == token
         mean_M = np.average(frames_NM[here], axis=0, weights=weights_N[here])
-        np.testing.assert_allclose(sounds_QVM[0, token], mean_M, rtol=1e-4)
+        np.testing.assert_allclose(token_frames_QVM[0, token], mean_M, rtol=1e-4)
     overall_M = np.average(frames_NM, axis=0, weights=weights_N)
-    np.testing.assert_allclose(sounds_QVM[0, 6], overall_M, rtol=1e-4)
+    np.testing.assert_allclose(token_frames_QVM[0, 6], overall_M, rtol=1e-4)
 
 
 def test_tokens_of_several_codebooks_sound_like_their_sum(random: np.random.Generator) -> None:
     tokens_NQ = random.integers(0, 6, (4_000, 3)).astype(np.uint16)
     true_QVM = random.normal(size=(3, 6, 8)) * 10
     frames_NM = true_QVM[np.arange(3), tokens_NQ].sum(axis=1) - 40
-    sounds_QVM = fit_sounds(tokens_NQ, frames_NM, np.ones(4_000), 6)
-    quantiser = Quantiser(codebook_of(random.normal(size=(3, 6, 2)), sounds=sounds_QVM))
+    token_frames_QVM = fit_token_frames(tokens_NQ, frames_NM, np.ones(4_000), 6)
+    quantiser = Quantiser(codebook_of(random.normal(size=(3, 6, 2)), sounds=token_frames_QVM))
     np.testing.assert_allclose(quantiser.frames(tokens_NQ), frames_NM, atol=0.05)
 
 
@@ -124,7 +124,7 @@ def test_tokens_of_several_codebooks_sound_like_their_sum(random: np.random.Gene
 
 
 def test_use_says_what_it_says() -> None:
-    measured = ledger.use(np.array([4.0, 0, 2, 2]))
+    measured = ledger.token_use(np.array([4.0, 0, 2, 2]))
     assert (measured["used"], measured["dead"]) == (3, 1)
     assert measured["entropy_bits"] == 1.5
     assert measured["perplexity"] == 2**1.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from configs.errors import IntegrityError, NotMadeYet
+from configs.errors import DifferentBytes, IntegrityError, NotMadeYet
 from configs.schema import CodebookConfig, SplitConfig
 from shards.codebook import (
-    FILE_NAME,
     STAGE,
+    TENSORS,
     Codebook,
     codebook_names,
     fingerprint_of,
+    fold_of,
     load_codebook,
     open_codebook,
 )
@@ -36,15 +38,16 @@ def made(k: int = 5, dim: int = 4, seed: int = 0) -> Codebook:
         frames={"n_mels": dim, "f_max_hz": None},
         sample_rate_hz=22_050,
         frames_fingerprint="f" * 64,
-        sounds_QVM=random.normal(size=(2, k, 3)).astype(np.float32),
+        token_frames_QVM=random.normal(size=(2, k, 3)).astype(np.float32),
         front_end_tensors={"0.mean": random.normal(size=dim), "0.std": np.ones(dim)},
     )
 
 
 def commit(layout: Layout, codebook: Codebook) -> Path:
     """Commit a codebook; returns its file."""
-    final = layout.codebook("default") / FILE_NAME
-    file = publish_bytes(layout.partial, layout.root, final, codebook.to_bytes())
+    data = codebook.to_bytes()
+    final = layout.codebook_file("default", TENSORS, hashlib.sha256(data).hexdigest())
+    file = publish_bytes(layout.partial, layout.root, final, data)
     record = CommitRecord(STAGE, "default", 0, "f", {}, "", (file,))
     StageLog(layout, STAGE, "default").commit(record)
     return final
@@ -55,7 +58,7 @@ def commit(layout: Layout, codebook: Codebook) -> Path:
 def test_a_codebook_round_trips(
     k: int, dim: int, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / FILE_NAME
+    path = tmp_path_factory.getbasetemp() / TENSORS
     codebook = made(k, dim, seed)
     path.write_bytes(codebook.to_bytes())
     again = load_codebook(path)
@@ -64,7 +67,7 @@ def test_a_codebook_round_trips(
         assert again.tensors()[name].dtype == array.dtype
     assert set(again.tensors()) == {
         "centroids",
-        "sounds",
+        "token_frames",
         "front_end.0.mean",
         "front_end.0.std",
     }
@@ -81,7 +84,6 @@ def test_the_same_codebook_gives_the_same_bytes() -> None:
     "change",
     [
         {"centroids_QKD": made(seed=1).centroids_QKD},
-        {"sounds_QVM": made(seed=1).sounds_QVM},
         {"front_end_tensors": {"0.mean": np.zeros(4), "0.std": np.ones(4)}},
         {"combine": "residual"},
         {"metric": "cosine"},
@@ -92,7 +94,7 @@ def test_the_same_codebook_gives_the_same_bytes() -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_everything_that_decides_its_use_is_in_the_fingerprint(change: dict[str, object]) -> None:
+def test_everything_that_decides_tokens_is_in_the_fingerprint(change: dict[str, object]) -> None:
     assert fingerprint_of(dataclasses.replace(made(), **change)) != fingerprint_of(made())
 
 
@@ -125,9 +127,9 @@ def test_masked_silence_has_a_token_of_its_own(
 
 def test_a_codebook_of_an_earlier_format_says_what_to_do(tmp_path: Path) -> None:
     header = {"codebook": json.dumps({"k": 2, "metric": "l2", "front_end": "none"})}
-    (tmp_path / FILE_NAME).write_bytes(save({"centroids": np.eye(2, dtype=np.float32)}, header))
-    with pytest.raises(NotMadeYet, match="of an earlier format: make it again"):
-        load_codebook(tmp_path / FILE_NAME)
+    (tmp_path / TENSORS).write_bytes(save({"centroids": np.eye(2, dtype=np.float32)}, header))
+    with pytest.raises(NotMadeYet, match="of another format than 3, this version's: make it again"):
+        load_codebook(tmp_path / TENSORS)
 
 
 def test_a_committed_codebook_opens_with_its_fingerprint(layout: Layout) -> None:
@@ -148,15 +150,43 @@ def test_a_flipped_byte_anywhere_is_refused(layout: Layout) -> None:
     for position in range(0, len(data), 11):
         data[position] ^= 1
         path.write_bytes(data)
-        with pytest.raises(IntegrityError, match=r"codebook\.safetensors"):
+        with pytest.raises(IntegrityError, match=r"codebook-\w+\.safetensors"):
             open_codebook(layout, "default")
         data[position] ^= 1
 
 
 def test_another_sound_codebook_in_its_place_is_refused(layout: Layout) -> None:
     commit(layout, made()).write_bytes(made(seed=1).to_bytes())
-    with pytest.raises(IntegrityError, match="codebook.safetensors is damaged"):
+    with pytest.raises(IntegrityError, match=r"codebook-\w+\.safetensors is damaged"):
         open_codebook(layout, "default")
+
+
+def test_a_second_attempt_with_other_bytes_leaves_the_first_as_it_was(layout: Layout) -> None:
+    commit(layout, made())
+    with pytest.raises(DifferentBytes):
+        commit(layout, made(seed=1))
+    np.testing.assert_array_equal(
+        open_codebook(layout, "default")[0].centroids_QKD, made().centroids_QKD
+    )
+
+
+def test_what_tokens_sound_like_is_no_part_of_what_they_are() -> None:
+    other = dataclasses.replace(made(), token_frames_QVM=made().token_frames_QVM + 1)
+    assert fingerprint_of(other) == fingerprint_of(made())
+
+
+@pytest.mark.parametrize(
+    ("name", "fold"),
+    [
+        ("default", None),
+        ("fold3", ("default", 3)),
+        ("k5000-fold12", ("k5000", 12)),
+        ("foldback", None),
+        ("my-fold", None),
+    ],
+)
+def test_the_name_of_a_fold_says_which(name: str, fold: tuple[str, int] | None) -> None:
+    assert fold_of(name) == fold
 
 
 @pytest.mark.parametrize(

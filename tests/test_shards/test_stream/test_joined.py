@@ -11,7 +11,7 @@ import pytest
 
 from configs.errors import InputError
 from configs.schema import Config
-from shards.codebook import FILE_NAME, Codebook
+from shards.codebook import TENSORS, Codebook, codebook_file
 from shards.layout import Layout
 from shards.stream.joined import JoinedSource, open_joined
 from shards.stream.order import GlobalOrder, MixedOrder
@@ -107,7 +107,7 @@ def test_tokens_of_other_codebooks_do_not_mix(
     found = {finished.run: "one", copy: "another"}
 
     def opened(layout: Layout, name: str) -> tuple[Codebook | None, str]:
-        assert (layout.codebook(name) / FILE_NAME).exists()
+        assert codebook_file(layout, name, TENSORS).exists()
         return None, found[layout.root]
 
     monkeypatch.setattr("shards.stream.joined.open_codebook", opened)

@@ -18,29 +18,29 @@ from pipeline.audio.quantise import TokensTQ
 
 TURNS = 4
 
-SoundsQVM = npt.NDArray[np.float32]
+TokenFramesQVM = npt.NDArray[np.float32]
 
 
-def fit_sounds(
+def fit_token_frames(
     tokens_NQ: TokensTQ,
     frames_NM: npt.NDArray[np.floating],
     weights_N: npt.NDArray[np.floating],
     vocabulary: int,
-) -> SoundsQVM:
+) -> TokenFramesQVM:
     """The frames [Q, V, M] that tokens stand for; a token that nothing has adds nothing to the
     mean frame, which the first codebook carries."""
     num_codebooks = tokens_NQ.shape[1]
     frames_NM = to_float32(frames_NM)
     mean_M = np.average(frames_NM, axis=0, weights=weights_N)
-    sounds_QVM = np.zeros((num_codebooks, vocabulary, frames_NM.shape[1]))
+    token_frames_QVM = np.zeros((num_codebooks, vocabulary, frames_NM.shape[1]))
     left_NM = frames_NM - mean_M
     for _ in range(TURNS if num_codebooks > 1 else 1):
         for q, tokens_N in enumerate(tokens_NQ.T):
-            left_NM += sounds_QVM[q, tokens_N]
-            sounds_QVM[q] = _means(tokens_N, left_NM, weights_N, vocabulary)
-            left_NM -= sounds_QVM[q, tokens_N]
-    sounds_QVM[0] += mean_M
-    return sounds_QVM.astype(np.float32)
+            left_NM += token_frames_QVM[q, tokens_N]
+            token_frames_QVM[q] = _means(tokens_N, left_NM, weights_N, vocabulary)
+            left_NM -= token_frames_QVM[q, tokens_N]
+    token_frames_QVM[0] += mean_M
+    return token_frames_QVM.astype(np.float32)
 
 
 def _means(

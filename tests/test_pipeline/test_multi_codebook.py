@@ -12,7 +12,7 @@ from configs.codebook import CodebookConfig
 from pipeline.audio.assign import Assigner
 from pipeline.audio.engines import Gemm
 from pipeline.kmeans import ArrayRows
-from pipeline.several import Training, train_codebooks
+from pipeline.multi_codebook import Training, train_codebooks
 from tests.test_pipeline.test_kmeans import (
     NOTHING,
     config_of,

@@ -87,13 +87,13 @@ def _seen(rows: Rows, config: CodebookConfig, done: tuple[State, ...], build: Bu
     if config.codebooks == 1:
         return rows
     if config.combine == "product":
-        return _Part(rows, len(done), config.codebooks)
+        return _Subvectors(rows, len(done), config.codebooks)
     assigners = tuple(Assigner(state.centroids_KD, config.metric, build) for state in done)
-    return _LeftOver(rows, tuple(state.centroids_KD for state in done), assigners)
+    return _Residual(rows, tuple(state.centroids_KD for state in done), assigners)
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Subvectors:
     """The numbers of each vector that one codebook of a product covers."""
 
     rows: Rows
@@ -111,7 +111,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _LeftOver:
+class _Residual:
     """What finished codebooks leave of each vector."""
 
     rows: Rows
@@ -134,7 +134,7 @@ def _to_tensors(state: State) -> dict[str, npt.NDArray[Any]]:
         "counts": state.counts_K,
         "step": np.array([state.step, state.is_final], dtype=np.int64),
         "train_errors": np.array(state.train_errors, dtype=np.float64),
-        "holdout_errors": np.array(state.holdout_errors, dtype=np.float64),
+        "pass_errors": np.array(state.pass_errors, dtype=np.float64),
     }
 
 
@@ -148,6 +148,6 @@ def _of_tensors(tensors: Tensors, number: int) -> State:
         tensor("counts"),
         step,
         tuple(tensor("train_errors").tolist()),
-        tuple(tensor("holdout_errors").tolist()),
+        tuple(tensor("pass_errors").tolist()),
         bool(is_final),
     )
