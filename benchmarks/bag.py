@@ -45,9 +45,9 @@ def main() -> int:
         print(f"ESC-10 is not at {config.source.root}", file=sys.stderr)
         return 2
     _shard(config)
-    inner = {name: _in_a_new_process(args, name, "valid") for name in CANDIDATES}
+    inner = {name: _in_a_new_process(args, name, "valid") for name in args.presets}
     chosen = [
-        max(CANDIDATES, key=lambda name: inner[name]["accuracy"][fold])
+        max(args.presets, key=lambda name: inner[name]["accuracy"][fold])
         for fold in range(len(args.folds))
     ]
     for name, found in inner.items():
@@ -75,6 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--k", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--presets", nargs="+", default=list(CANDIDATES), choices=CANDIDATES)
     parser.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
     parser.add_argument("--directory", type=Path, default=ROOT / "runs/bench/bag")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
