@@ -26,6 +26,7 @@ from configs.schema import SplitConfig
 from pipeline.audio.distinct import distinct
 from pipeline.audio.front_end import FrontEnd
 from pipeline.audio.steps import VectorsTD
+from pipeline.audio.threads import one_blas_thread
 from pipeline.workplace import Workplace
 from shards.commit import CommitRecord
 from shards.frames import FramesTM, read_shard_frames
@@ -146,11 +147,12 @@ def draw_shard(task: DrawTask) -> Drawn:
         train = [clip for clip in frames if clip[0] in clips.train]
         holdout = [clip for clip in frames if clip[0] in clips.holdout]
         num_layers = max(1, config.frames_per_centroid // FRAMES_A_LAYER)
-        tensors = {
-            **_draw(TRAINING, train, num_layers, front_end, task),
-            **_draw(HOLDOUT, holdout, 1, front_end, task),
-            **_masked([clip[1] for clip in train], front_end, len(task.silent_M)),
-        }
+        with one_blas_thread:  # a clip is too little for more
+            tensors = {
+                **_draw(TRAINING, train, num_layers, front_end, task),
+                **_draw(HOLDOUT, holdout, 1, front_end, task),
+                **_masked([clip[1] for clip in train], front_end, len(task.silent_M)),
+            }
         place.write_drawn(task.source.shard, tensors)
     return Drawn({"clips": len(clips.train) + len(clips.holdout)})
 

@@ -8,6 +8,7 @@ Legend: T frames of a clip, M mel bins, D numbers in a vector.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -19,6 +20,8 @@ from configs.codebook import FrontEndConfig, StepConfig
 from pipeline.audio.half import to_float32
 from pipeline.audio.steps import APPLY, FIT, Arrays, VectorsTD
 from pipeline.audio.threads import one_blas_thread
+
+FIT_VECTORS = 2**15  # that a step is fitted to
 
 FramesTM = npt.NDArray[np.floating[Any]]
 
@@ -33,8 +36,10 @@ class FrontEnd:
     @classmethod
     def fit(cls, config: FrontEndConfig, clips: Sequence[FramesTM]) -> Self:
         """Fit the steps of a front end, one after the other, to clips of stored frames [T, M];
-        their silent frames, where those are masked, teach nothing."""
+        their silent frames, where those are masked, teach nothing, and of very many the others
+        are looked at with gaps."""
         audible = [~cls(config).silent(frames_TM) for frames_TM in clips]
+        stride = math.ceil(sum(map(np.count_nonzero, audible)) / FIT_VECTORS) or 1
         vectors = [to_float32(frames_TM) for frames_TM in clips]
         made: list[Arrays] = []
         waiting: list[tuple[StepConfig, Arrays]] = []  # steps that widen are done when asked for
@@ -42,7 +47,7 @@ class FrontEnd:
             for step in config.steps:
                 fit = FIT.get(step.kind)
                 seen = (
-                    _applied(vectors_TD, waiting)[is_audible_T]
+                    _applied(vectors_TD, waiting)[is_audible_T][::stride]
                     for vectors_TD, is_audible_T in zip(vectors, audible, strict=True)
                 )
                 made.append({} if fit is None else fit(step, seen))

@@ -18,6 +18,7 @@ from pipeline.audio.assign import Assigner, TokensT, unit
 from pipeline.audio.engines import Build, Gemm
 from pipeline.audio.front_end import FramesTM, FrontEnd
 from pipeline.audio.steps import Arrays, VectorsTD
+from pipeline.audio.threads import one_blas_thread
 
 FEWEST_ROWS = 32_768
 
@@ -128,7 +129,8 @@ class Quantiser:
     def _together(self, clips: Sequence[FramesTM]) -> list[TokensTQ]:
         if not clips:
             return []
-        vectors_TD = np.concatenate([self.front_end.vectors(frames_TM) for frames_TM in clips])
+        with one_blas_thread:  # a clip is too little for more
+            vectors_TD = np.concatenate([self.front_end.vectors(clip_TM) for clip_TM in clips])
         silent_T = np.concatenate([self.front_end.silent(frames_TM) for frames_TM in clips])
         if silent_T.any():
             tokens_TQ = np.full((len(vectors_TD), len(self.assigners)), self.k, np.uint16)

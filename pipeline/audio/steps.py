@@ -80,13 +80,16 @@ def moving_average(values_TM: VectorsTD, weight: float) -> VectorsTD:
 
 def context(config: ContextStep, _: Arrays, vectors_TD: VectorsTD) -> VectorsTD:
     """[T, frames * D]: what was before, the frame itself, what comes after."""
-    reach = config.frames // 2
-    if len(vectors_TD) == 0 or reach == 0:
-        return np.repeat(vectors_TD, config.frames, axis=1)
-    padded_TD = np.pad(vectors_TD, ((reach, reach), (0, 0)), mode="edge")
-    windows_TDN = np.lib.stride_tricks.sliding_window_view(padded_TD, config.frames, axis=0)
-    stacked_TND = windows_TDN.transpose(0, 2, 1)
-    return np.ascontiguousarray(stacked_TND).reshape(len(vectors_TD), -1)
+    num_frames, width = vectors_TD.shape
+    stacked_TND = np.empty((num_frames, config.frames, width), dtype=np.float32)
+    for number in range(config.frames if num_frames else 0):
+        shift = number - config.frames // 2
+        first = min(num_frames, max(0, -shift))  # rows first to last have the neighbour
+        last = max(first, min(num_frames, num_frames - shift))
+        stacked_TND[:first, number] = vectors_TD[0]
+        stacked_TND[first:last, number] = vectors_TD[first + shift : last + shift]
+        stacked_TND[last:, number] = vectors_TD[-1]
+    return stacked_TND.reshape(num_frames, config.frames * width)
 
 
 def pca(_: PcaStep, arrays: Arrays, vectors_TD: VectorsTD) -> VectorsTD:
