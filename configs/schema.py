@@ -36,7 +36,8 @@ class SplitConfig(Section):
     cut `test_share` and `valid_share` off all clips: `hash` by the ids alone, so that a clip's
     split is the same in any subset; `exact` hits the shares to the clip; `stratified` hits them
     within each label. Where the source has groups (songs, recordings), they stay together under
-    every rule. With `folds`, fold f tests on the clips of fold f and trains on the rest.
+    every rule. With `folds`, fold f tests on the clips of fold f and trains on the rest, but for
+    `valid_share`, or in its place the clips of `valid_fold`.
     """
 
     rule: Literal["source", "first_letter", "hash", "exact", "stratified"] = "source"
@@ -45,9 +46,12 @@ class SplitConfig(Section):
     test_share: Share = 0.1
     seed: Seed = 0  # of the rules exact and stratified
     folds: tuple[PositiveInt, ...] = ()
+    valid_fold: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _cuts_make_sense(self) -> Self:
+        if self.valid_fold is not None and (not self.folds or self.valid_fold in self.folds):
+            raise ValueError(f"valid_fold {self.valid_fold} wants folds, and to be none of them")
         if self.rule in ("source", "first_letter"):
             return self
         if self.valid_share + self.test_share >= 1:

@@ -80,6 +80,8 @@ def split_codes(inputs: SplitInputs, config: SplitConfig, fold: int | None = Non
     if config.rule == "first_letter":
         cut = np.array([clip_id[:1] in config.letters for clip_id in inputs.ids], dtype=bool)
         codes[(codes == TRAIN) & cut] = VALID
+    elif fold is not None and config.valid_fold is not None:
+        codes[np.asarray(inputs.folds) == config.valid_fold] = VALID
     elif config.rule == "source" or fold is not None:
         cut = np.array(
             [unit_hash(unit, "valid") < config.valid_share for unit in units], dtype=bool

@@ -134,6 +134,19 @@ def test_validation_is_cut_from_a_folds_training_clips() -> None:
     assert made == expected
 
 
+def test_a_fold_may_validate() -> None:
+    folds = [1 + number % 5 for number in range(20)]
+    config = SplitConfig(folds=(1, 2), valid_fold=4, valid_share=0.3)
+    made = codes([f"clip{number}" for number in range(20)], config, folds=folds, fold=2)
+    assert made == [TEST if own == 2 else VALID if own == 4 else TRAIN for own in folds]
+
+
+@pytest.mark.parametrize("folds", [(), (1, 4)])
+def test_a_fold_that_validates_is_none_that_tests(folds: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="valid_fold 4 wants folds, and to be none of them"):
+        SplitConfig(folds=folds, valid_fold=4)
+
+
 def test_a_source_in_folds_must_be_used_in_folds() -> None:
     with pytest.raises(InputError, match=r"set split\.folds=\[1, 2\]"):
         codes(["a", "b", "c"], SplitConfig(), folds=[2, 1, 2])
