@@ -25,8 +25,6 @@ from configs.errors import InputError, IntegrityError
 from configs.schema import SplitConfig
 from pipeline.audio.distinct import distinct
 from pipeline.audio.front_end import FrontEnd
-from pipeline.audio.steps import VectorsTD
-from pipeline.audio.threads import one_blas_thread
 from pipeline.workplace import Workplace
 from shards.commit import CommitRecord
 from shards.frames import FramesTM, read_shard_frames
@@ -147,12 +145,11 @@ def draw_shard(task: DrawTask) -> Drawn:
         train = [clip for clip in frames if clip[0] in clips.train]
         holdout = [clip for clip in frames if clip[0] in clips.holdout]
         num_layers = max(1, config.frames_per_centroid // FRAMES_A_LAYER)
-        with one_blas_thread:  # a clip is too little for more
-            tensors = {
-                **_draw(TRAINING, train, num_layers, front_end, task),
-                **_draw(HOLDOUT, holdout, 1, front_end, task),
-                **_masked([clip[1] for clip in train], front_end, len(task.silent_M)),
-            }
+        tensors = {
+            **_draw(TRAINING, train, num_layers, front_end, task),
+            **_draw(HOLDOUT, holdout, 1, front_end, task),
+            **_masked([clip[1] for clip in train], front_end, len(task.silent_M)),
+        }
         place.write_drawn(task.source.shard, tensors)
     return Drawn({"clips": len(clips.train) + len(clips.holdout)})
 
@@ -213,23 +210,20 @@ def _draw(
 ) -> dict[str, npt.NDArray[Any]]:
     """Vectors, frames and weights of the frames chosen from some clips, layer by layer; within a
     layer, frames that are equal become one that counts for all."""
-    num_mels = len(task.silent_M)
-    width = task.config.front_end.width(num_mels)
-    vectors: list[VectorsTD] = [np.empty((0, width), dtype=np.float32)]
-    frames: list[FramesTM] = [np.empty((0, num_mels), dtype=np.float16)]
-    layers: list[Indices] = [np.zeros(0, dtype=np.int64)]
-    for clip_id, frames_TM in clips:
-        allowed_T = ~front_end.silent(frames_TM)
-        chosen, layer_C = choose(
-            clip_id, allowed_T, task.frames_a_clip, num_layers, task.config.seed
-        )
-        if len(chosen):
-            vectors.append(front_end.vectors(frames_TM)[chosen])
-            frames.append(frames_TM[chosen])
-            layers.append(layer_C)
-    layer_N = np.concatenate(layers)
+    if not clips:
+        clips = [("", np.empty((0, len(task.silent_M)), dtype=np.float16))]
+    frames = [frames_TM for _, frames_TM in clips]
+    wanted, seed = task.frames_a_clip, task.config.seed
+    drawn = [
+        choose(clip_id, ~front_end.silent(frames_TM), wanted, num_layers, seed)
+        for clip_id, frames_TM in clips
+    ]
+    chosen = [chosen_C for chosen_C, _ in drawn]
+    layer_N = np.concatenate([layer_C for _, layer_C in drawn])
     order = np.argsort(layer_N, kind="stable")
-    vectors_ND, frames_NM = np.concatenate(vectors)[order], np.concatenate(frames)[order]
+    vectors_ND = front_end.vectors_of(frames, chosen)[order]
+    stored = [frames_TM[rows] for frames_TM, rows in zip(frames, chosen, strict=True)]
+    frames_NM = np.concatenate(stored)[order]
     layer_N = layer_N[order]
     words = [array.view(np.uint8) for array in (vectors_ND, frames_NM, layer_N[:, None])]
     first, same_N = distinct(np.concatenate(words, axis=1))

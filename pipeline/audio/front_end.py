@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from configs.codebook import FrontEndConfig, StepConfig
 from pipeline.audio.half import to_float32
-from pipeline.audio.steps import APPLY, FIT, Arrays, VectorsTD
+from pipeline.audio.steps import APPLY, FIT, OF_WHOLE_CLIPS, Arrays, VectorsTD
 from pipeline.audio.threads import one_blas_thread
 
 FIT_VECTORS = 2**15  # that a step is fitted to
+ROWS_TOGETHER = 2**11
 
 FramesTM = npt.NDArray[np.floating[Any]]
+Chosen = slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,26 @@ class FrontEnd:
 
     def vectors(self, frames_TM: FramesTM) -> VectorsTD:
         """The vectors [T, D] float32 of one clip's stored frames [T, M], silent ones included."""
-        steps = zip(self.config.steps, self.arrays, strict=True)
-        return _applied(to_float32(frames_TM), steps)
+        return self.vectors_of([frames_TM], [slice(None)])
+
+    def vectors_of(self, clips: Sequence[FramesTM], chosen: Sequence[Chosen]) -> VectorsTD:
+        """The vectors [N, D] of the chosen frames of many clips, one clip after the other.
+
+        Steps that look at one vector at a time are applied to the chosen ones only, and to those
+        of many clips together: the same bits, sooner.
+        """
+        steps = list(zip(self.config.steps, self.arrays, strict=True))
+        whole = [step.kind in OF_WHOLE_CLIPS for step in self.config.steps]
+        split = max((number + 1 for number, is_whole in enumerate(whole) if is_whole), default=0)
+        made: list[VectorsTD] = []
+        waiting: list[VectorsTD] = []
+        with one_blas_thread:  # there is too little at a time for more
+            for number, (frames_TM, rows) in enumerate(zip(clips, chosen, strict=True)):
+                waiting.append(_applied(to_float32(frames_TM), steps[:split])[rows])
+                if number + 1 == len(clips) or sum(map(len, waiting)) >= ROWS_TOGETHER:
+                    made.append(_applied(np.concatenate(waiting), steps[split:]))
+                    waiting = []
+        return made[0] if len(made) == 1 else np.concatenate(made)
 
     def silent(self, frames_TM: FramesTM) -> npt.NDArray[np.bool_]:
         """Which frames [T] are masked."""

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from pipeline.audio.assign import Assigner, TokensT, unit
 from pipeline.audio.engines import Build, Gemm
 from pipeline.audio.front_end import FramesTM, FrontEnd
+from pipeline.audio.half import to_float32
 from pipeline.audio.steps import Arrays, VectorsTD
-from pipeline.audio.threads import one_blas_thread
 
 FEWEST_ROWS = 32_768
 
@@ -129,12 +129,13 @@ class Quantiser:
     def _together(self, clips: Sequence[FramesTM]) -> list[TokensTQ]:
         if not clips:
             return []
-        with one_blas_thread:  # a clip is too little for more
-            vectors_TD = np.concatenate([self.front_end.vectors(clip_TM) for clip_TM in clips])
-        silent_T = np.concatenate([self.front_end.silent(frames_TM) for frames_TM in clips])
-        if silent_T.any():
-            tokens_TQ = np.full((len(vectors_TD), len(self.assigners)), self.k, np.uint16)
-            tokens_TQ[~silent_T] = self.quantise(vectors_TD[~silent_T])
+        frames = [to_float32(frames_TM) for frames_TM in clips]
+        if self.front_end.config.mask_below_db is None:
+            every = [slice(None)] * len(frames)
+            tokens_TQ = self.quantise(self.front_end.vectors_of(frames, every))
         else:
-            tokens_TQ = self.quantise(vectors_TD)
+            audible = [~self.front_end.silent(frames_TM) for frames_TM in frames]
+            audible_T = np.concatenate(audible)
+            tokens_TQ = np.full((len(audible_T), len(self.assigners)), self.k, np.uint16)
+            tokens_TQ[audible_T] = self.quantise(self.front_end.vectors_of(frames, audible))
         return np.split(tokens_TQ, np.cumsum([len(frames_TM) for frames_TM in clips])[:-1])

@@ -21,6 +21,7 @@ VectorsTD = npt.NDArray[np.float32]
 Arrays = Mapping[str, npt.NDArray[Any]]
 Clips = Iterable[VectorsTD]
 
+OF_WHOLE_CLIPS = frozenset({"minmax", "pcen", "context"})  # others look at one vector at a time
 INPUT_BITS, WEIGHT_BITS = 20, 20  # WIDEST_PCA products, one bit more for the mean: 53 bits
 
 

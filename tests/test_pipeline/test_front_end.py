@@ -22,7 +22,6 @@ from sklearn.decomposition import PCA
 from configs.codebook import PRESETS, FrontEndConfig, PcaStep, PcenStep
 from configs.codebook import FrontEnd as FrontEndField
 from pipeline.audio.front_end import FrontEnd
-from pipeline.audio.half import to_float32
 from pipeline.audio.steps import APPLY, context, convolution, fit_convolution, minmax, moments, pcen
 from pipeline.workplace import Workplace
 
@@ -157,12 +156,21 @@ def test_a_constant_clip_becomes_0(value: float) -> None:
     assert (minmax_of(np.full((5, 3), value, dtype=np.float16)) == 0).all()
 
 
-def test_every_float16_becomes_the_same_float32() -> None:
-    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    finite = every[np.isfinite(every)]
-    for values in (every, finite, finite[::2], finite[:0], finite.reshape(-1, 2).T):
-        np.testing.assert_array_equal(to_float32(values), values.astype(np.float32))
-        assert (np.signbit(to_float32(values)) == np.signbit(values)).all()
+@pytest.mark.parametrize("name", [*PRESETS, "convolution"])
+@pytest.mark.parametrize("most", [1, 200, 100_000])
+def test_chosen_frames_of_many_clips_have_the_vectors_of_each_alone(
+    name: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.audio.front_end.ROWS_TOGETHER", most)
+    clips = [*smooth_clips(), smooth_clips()[0][:0]]
+    front_end = fitted([name] if name == "convolution" else name, clips)
+    random = np.random.default_rng(0)
+    chosen = [random.permutation(len(clip))[: random.integers(0, 9)] for clip in clips]
+    masks = [random.random(len(clip)) < 0.5 for clip in clips]
+    for rows in (chosen, masks, [slice(None)] * len(clips)):
+        alone = [front_end.vectors(clip)[some] for clip, some in zip(clips, rows, strict=True)]
+        made = front_end.vectors_of(clips, rows)
+        assert made.tobytes() == np.concatenate(alone).tobytes()
 
 
 # --- standardise, pcen, context, convolution ---------------------------------------------------
