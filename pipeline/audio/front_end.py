@@ -9,7 +9,7 @@ Legend: T frames of a clip, M mel bins, D numbers in a vector.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -91,15 +91,13 @@ class FrontEnd:
         steps = list(zip(self.config.steps, self.arrays, strict=True))
         whole = [step.kind in OF_WHOLE_CLIPS for step in self.config.steps]
         split = max((number + 1 for number, is_whole in enumerate(whole) if is_whole), default=0)
-        made: list[VectorsTD] = []
-        waiting: list[VectorsTD] = []
+        pairs = zip(clips, chosen, strict=True)
+        parts = (_applied(to_float32(clip_TM), steps[:split])[rows] for clip_TM, rows in pairs)
+        if split == len(steps):
+            return np.concatenate(list(parts))
         with one_blas_thread:  # there is too little at a time for more
-            for number, (frames_TM, rows) in enumerate(zip(clips, chosen, strict=True)):
-                waiting.append(_applied(to_float32(frames_TM), steps[:split])[rows])
-                if number + 1 == len(clips) or sum(map(len, waiting)) >= ROWS_TOGETHER:
-                    made.append(_applied(np.concatenate(waiting), steps[split:]))
-                    waiting = []
-        return made[0] if len(made) == 1 else np.concatenate(made)
+            made = [_applied(some_ND, steps[split:]) for some_ND in _together(parts)]
+        return np.concatenate(made)
 
     def silent(self, frames_TM: FramesTM) -> npt.NDArray[np.bool_]:
         """Which frames [T] are masked."""
@@ -108,6 +106,17 @@ class FrontEnd:
         # in float64 a sum of float16 values is exact: no order of summing decides
         means_T = to_float32(frames_TM).mean(axis=1, dtype=np.float64)
         return np.asarray(means_T < self.config.mask_below_db)
+
+
+def _together(parts: Iterable[VectorsTD]) -> Iterator[VectorsTD]:
+    """Joined, until there are ROWS_TOGETHER; one array at least."""
+    waiting: list[VectorsTD] = []
+    for part_TD in parts:
+        waiting.append(part_TD)
+        if sum(map(len, waiting)) >= ROWS_TOGETHER:
+            yield np.concatenate(waiting)
+            waiting = [part_TD[:0]]
+    yield np.concatenate(waiting)
 
 
 def _applied(vectors_TD: VectorsTD, steps: Iterable[tuple[StepConfig, Arrays]]) -> VectorsTD:

@@ -20,7 +20,7 @@ from pipeline.audio.front_end import FramesTM, FrontEnd
 from pipeline.audio.half import to_float32
 from pipeline.audio.steps import Arrays, VectorsTD
 
-FEWEST_ROWS = 32_768
+FEWEST_ROWS = 16_384
 
 TokensTQ = npt.NDArray[np.uint16]
 
