@@ -56,7 +56,8 @@ class Verb:
 
 @dataclass(frozen=True)
 class RunVerb:
-    """One command on a run directory, and the options that it adds to its parser."""
+    """One command on a run directory, and the options that it adds to its parser; positional ones
+    of any number are `words`."""
 
     run: Callable[[Path, argparse.Namespace], int]
     help: str
@@ -87,10 +88,13 @@ def _dispatch(
     parser: argparse.ArgumentParser, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None
 ) -> int:
     args, rest = parser.parse_known_args(argv)
-    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in args):
+    takes_more = "overrides" in args or "words" in args  # also after an option
+    if any(word.startswith("-") for word in rest) or (rest and not takes_more):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     verb = verbs[args.verb]
     if isinstance(verb, RunVerb):
+        if rest:
+            args.words += rest
         return verb.run(_run_directory(args.run), args)
     return _run_verb(verb, args, rest)
 

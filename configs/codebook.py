@@ -61,7 +61,7 @@ class ContextStep(Section):
     """Each frame beside its neighbours, in the order of time; edges are repeated."""
 
     kind: Literal["context"] = "context"
-    frames: PositiveInt = 7
+    frames: Annotated[int, Field(ge=1, le=255)] = 7
 
     def width(self, width: int) -> int:
         return width * self.frames
@@ -132,6 +132,15 @@ class FrontEndConfig(Section):
 
     steps: tuple[StepConfig, ...] = ()
     mask_below_db: float | None = None
+
+    def __str__(self) -> str:
+        """For people: `pcen, standardise, context 7, pca 64; silence below -30 dB`."""
+        sizes = (("frames", "context"), ("dims", "pca"), ("kernels", "convolution"))
+        size_of = {kind: name for name, kind in sizes}
+        parts = [f"{s.kind} {getattr(s, size_of.get(s.kind, ''), '')}".strip() for s in self.steps]
+        text = ", ".join(parts) or "none"
+        masked = self.mask_below_db
+        return text if masked is None else f"{text}; silence below {masked:g} dB"
 
     def width(self, num_bins: int) -> int:
         """Numbers in a vector made of frames of `num_bins`."""

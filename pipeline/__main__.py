@@ -51,12 +51,12 @@ def listen(run: Path, args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from pipeline.listen import listen
 
-    listen(run, args.clips, args.name)
+    listen(run, args.words, args.name)
     return 0
 
 
 def _listen_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("clips", nargs="*", metavar="CLIP", help="ids to hear; none: three clips")
+    parser.add_argument("words", nargs="*", metavar="CLIP", help="ids to hear; none: three clips")
     parser.add_argument(
         "--name", action="append", default=[], help="of a codebook; none: all of the run"
     )

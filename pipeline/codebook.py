@@ -22,7 +22,7 @@ from configs.console import say
 from configs.frames import MelFrames
 from configs.schema import Config
 from pipeline import ledger
-from pipeline.audio.choose import choose_engine
+from pipeline.audio.choose import choose_device, choose_engine
 from pipeline.audio.frames import frames_of
 from pipeline.audio.quantise import Quantiser
 from pipeline.audio.threads import one_blas_thread
@@ -76,12 +76,22 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
         fingerprint = log.open(recipe(config, seal, fold), layout.codebook_work(name) / STEP)
         place = Workplace(layout.root.absolute(), name, fingerprint)
         if log.record(0) is None:
+            say(_title(name, config))
+            if not config.cluster.resources_of(STAGE):
+                choose_device(config.codebook.device)  # before hours of drawing
             draws = _draw_tasks(config, seal, fold, place)
             task = CodebookTask(place, config, len(seal.records), seal.fingerprint)
             _make(log, draws, task, client)
         else:
             say(f"codebook {name}: committed, nothing to do")
         place.clear()
+
+
+def _title(name: str, config: Config) -> str:
+    """What is asked for: much of it may come from the run's config, and not from the command."""
+    asked = config.codebook
+    several = f", {asked.codebooks} codebooks ({asked.combine})" if asked.codebooks > 1 else ""
+    return f"codebook {name}: k={asked.k}{several}, {asked.metric}, front end {asked.front_end}"
 
 
 def _make(log: StageLog, draws: Sequence[DrawTask], task: CodebookTask, client: OpenClient) -> None:
@@ -160,7 +170,10 @@ def _train(task: CodebookTask, rows: DrawnRows, holdout: DrawnRows) -> Training:
     choice = choose_engine(config.k, task.centroid_width, config.device)
     say(f"codebook {place.name}: {num_frames:,} frames drawn, assigned by {choice}")
     if num_frames < FEW_A_CENTROID * config.k:
-        say(f"warning: few frames for k={config.k} centroids; lower codebook.k")
+        say(
+            f"warning: {num_frames / config.k:.1f} frames a centroid, where "
+            f"{config.frames_per_centroid} are asked for: lower codebook.k or give more clips"
+        )
     kept = place.read(STEP)
     training = Training() if kept is None else Training.resumed(kept)
     if kept is not None:
@@ -250,7 +263,8 @@ def _commit(log: StageLog, codebook: Codebook, metrics: Metrics, fingerprint: st
 def summary(name: str, codebook: Codebook, metrics: Metrics) -> str:
     """The ledger as a table for people."""
     columns = [part for part in ("train", "holdout") if part in metrics]
-    lines = [f"codebook {name}:".ljust(34) + "".join(f"{part:>12}" for part in columns)]
+    several = f" (means of {codebook.num_codebooks})" if codebook.num_codebooks > 1 else ""
+    lines = [f"codebook {name}{several}:".ljust(34) + "".join(f"{part:>12}" for part in columns)]
     for title, of_part in ROWS.items():
         cells = "".join(f"{of_part(metrics[part]):>12}" for part in columns)
         lines.append(f"  {title:<32}{cells}")
@@ -265,7 +279,7 @@ def _mean(part: Metrics, name: str) -> float:
 ROWS: dict[str, Callable[[Metrics], str]] = {
     "frames": lambda part: f"{part['frames']:,}",
     "error, cosine": lambda part: f"{part['cosine']:.4f}",
-    "error, l2": lambda part: f"{part['l2']:.4g}",
+    "error, l2, each number": lambda part: f"{part['l2']:.4g}",
     "reconstruction, dB rms": lambda part: f"{part['db_rms']:.2f}",
     "tokens used": lambda part: f"{_mean(part, 'used'):.0f}",
     "tokens dead": lambda part: f"{_mean(part, 'dead'):.0f}",

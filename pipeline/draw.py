@@ -25,6 +25,7 @@ from configs.errors import InputError, IntegrityError
 from configs.schema import SplitConfig
 from pipeline.audio.distinct import distinct
 from pipeline.audio.front_end import FrontEnd
+from pipeline.audio.steps import VectorsTD
 from pipeline.workplace import Workplace
 from shards.commit import CommitRecord
 from shards.frames import FramesTM, read_shard_frames
@@ -34,6 +35,8 @@ from shards.seal import Seal
 from shards.splits import SPLIT_COLUMNS, TRAIN, SplitInputs, split_codes, unit_hash
 
 FRAMES_A_LAYER = 16  # for each centroid
+MOST_LAYERS = 64
+LARGEST = 2.0**56  # of a vector's numbers: sums of squares stay below float32's largest
 FIT_FRAMES = 2**18  # that a front end is fitted to
 FRONT_END = "front-end"
 TRAINING, HOLDOUT = "train", "holdout"
@@ -144,7 +147,7 @@ def draw_shard(task: DrawTask) -> Drawn:
         frames = list(_frames(place.layout, task.source, clips.train | clips.holdout))
         train = [clip for clip in frames if clip[0] in clips.train]
         holdout = [clip for clip in frames if clip[0] in clips.holdout]
-        num_layers = max(1, config.frames_per_centroid // FRAMES_A_LAYER)
+        num_layers = min(MOST_LAYERS, max(1, config.frames_per_centroid // FRAMES_A_LAYER))
         tensors = {
             **_draw(TRAINING, train, num_layers, front_end, task),
             **_draw(HOLDOUT, holdout, 1, front_end, task),
@@ -221,7 +224,7 @@ def _draw(
     chosen = [chosen_C for chosen_C, _ in drawn]
     layer_N = np.concatenate([layer_C for _, layer_C in drawn])
     order = np.argsort(layer_N, kind="stable")
-    vectors_ND = front_end.vectors_of(frames, chosen)[order]
+    vectors_ND = _within_bounds(front_end.vectors_of(frames, chosen), clips, chosen)[order]
     stored = [frames_TM[rows] for frames_TM, rows in zip(frames, chosen, strict=True)]
     frames_NM = np.concatenate(stored)[order]
     layer_N = layer_N[order]
@@ -234,6 +237,21 @@ def _draw(
         f"{part}.is_digital_silence": (frames_NM[first] == task.silent_M).all(axis=1),
         f"{part}.starts": np.searchsorted(layer_N[first], np.arange(num_layers + 1)),
     }
+
+
+def _within_bounds(
+    vectors_ND: VectorsTD, clips: Sequence[tuple[str, FramesTM]], chosen: Sequence[Indices]
+) -> VectorsTD:
+    """Raises InputError with the clip where a front end made NaN of frames, or huge numbers."""
+    is_wrong_N = ~(np.abs(vectors_ND) <= LARGEST).all(axis=1)
+    if is_wrong_N.any():
+        ends = np.cumsum([len(rows) for rows in chosen])
+        clip_id = clips[int(np.searchsorted(ends, is_wrong_N.argmax(), side="right"))][0]
+        raise InputError(
+            f"clip {clip_id}: codebook.front_end makes NaN of it, or numbers beyond {LARGEST:.0e}: "
+            "look at the settings of its steps (gain, delta, root ...)"
+        )
+    return vectors_ND
 
 
 def _masked(

@@ -97,8 +97,8 @@ class DrawnRows:
     def capped(self, most_silence: float) -> Self:
         """The same, with digital silence weighing no more than a share of everything."""
         total, silence = self.total_weights()
-        if silence <= most_silence * total or most_silence == 1:
-            return self
+        if silence <= most_silence * total or most_silence == 1 or silence == total:
+            return self  # where there is nothing else, silence is what there is to learn
         weight = most_silence / (1 - most_silence) * (total - silence) / silence
         return replace(self, silence=weight)
 

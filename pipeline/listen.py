@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
 
+from configs.codebook import FrontEndConfig
 from configs.console import Progress, say
 from configs.errors import InputError, NotMadeYet
 from configs.frames import FramesConfig, MelFrames
@@ -90,7 +91,11 @@ def listen(run: Path, wanted: Sequence[str], names: Sequence[str]) -> Path:
     searched = list(_clips(layout, frozenset()))
     heard = list(_clips(layout, frozenset(wanted))) if wanted else _of_different_classes(searched)
     if missing := set(wanted) - {clip.id for clip in heard}:
-        raise InputError(f"{run}: no decoded clip has the id {', '.join(sorted(missing))}")
+        known = ", ".join(clip.id for clip in searched[:DEFAULT_CLIPS])
+        raise InputError(
+            f"{run}: no decoded clip has the id {', '.join(sorted(missing))}; ids are as in the "
+            f"index, {known} ..."
+        )
     data = {
         "run": run.resolve().name,
         "rate_hz": rate_hz,
@@ -167,7 +172,7 @@ def _heard(
         for clip in clips:
             most = int(LONGEST_S * rate_hz / config.hop_length) + 1
             frames_TM = to_float32(clip.frames_TM)[:most]
-            versions = _original(layout, clip)
+            versions = [{**version, **_picture(frames_TM)} for version in _original(layout, clip)]
             versions.append(_version("its frames", frames_TM, rate_hz, config))
             for book in books:
                 tokens_TQ = book.quantiser.tokens(clip.frames_TM)[:most]  # a clip's, not a part's
@@ -175,8 +180,10 @@ def _heard(
                 off_db = float(np.sqrt(((made_TM - frames_TM) ** 2).mean()))
                 title = f"tokens of {book.name}"
                 version = _version(title, made_TM, rate_hz, config)
-                found_of = {"off_db": round(off_db, 1), "distinct": len(np.unique(tokens_TQ))}
-                versions.append({**version, **found_of})
+                number = len(np.unique(tokens_TQ, axis=0))
+                what = "tokens" if book.codebook.num_codebooks == 1 else "combinations"
+                said = f"{off_db:.1f} dB rms off, {number} different {what}"
+                versions.append({**version, "said": said})
             found.append({"id": clip.id, "labels": clip.labels, "versions": versions})
             progress.advance(1)
     return found
@@ -198,15 +205,15 @@ def _version(
     return {
         "title": title,
         "audio": _data_url(flac_bytes(sound_N, rate_hz)),
-        "frames": len(frames_TM),
-        "grid": _grid(frames_TM),
+        **_picture(frames_TM),
     }
 
 
-def _grid(frames_TM: npt.NDArray[np.floating]) -> str:
+def _picture(frames_TM: npt.NDArray[np.floating]) -> Json:
     """A byte a cell, base64: 0 at -60 dB and below, 255 at 60 dB."""
     levels_TM = np.clip((frames_TM.astype(np.float64) + 60) * 255 / 120, 0, 255)
-    return b64encode(levels_TM.astype(np.uint8).tobytes()).decode()
+    grid = b64encode(levels_TM.astype(np.uint8).tobytes()).decode()
+    return {"frames": len(frames_TM), "grid": grid}
 
 
 def _data_url(audio: bytes) -> str:
@@ -228,7 +235,7 @@ def _of_book(book: Book, searched: Sequence[Clip]) -> Json:
         "codebooks": codebook.num_codebooks,
         "combine": codebook.combine,
         "metric": codebook.metric,
-        "front_end": [step["kind"] for step in codebook.front_end["steps"]],
+        "front_end": str(FrontEndConfig.model_validate(codebook.front_end)),
         "tokens_per_s": metrics["tokens_per_s"],
         "bits_per_s": metrics["bits_per_s"],
         "part": part,

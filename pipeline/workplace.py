@@ -53,7 +53,7 @@ class Workplace:
     def write(self, file: str, tensors: Tensors) -> None:
         """A small file, behind a hash of recipe and content."""
         data = _encoded(tensors)
-        write_whole(self.layout.partial, self.path(file), self._stamp(data) + data)
+        write_whole(self.layout.partial, self.path(file), self._stamp(file, data) + data)
 
     def read(self, file: str) -> dict[str, npt.NDArray[Any]] | None:
         """What `write` wrote; None where there is none that is whole and of this recipe: to begin
@@ -63,11 +63,11 @@ class Workplace:
         except FileNotFoundError:
             return None
         stamp, tensors = data[:STAMP_BYTES], data[STAMP_BYTES:]
-        return load(tensors) if stamp == self._stamp(tensors) else None
+        return load(tensors) if stamp == self._stamp(file, tensors) else None
 
     def write_drawn(self, shard: int, tensors: Tensors) -> None:
         with Attempt(self.layout.partial, f"{self.name}-{shard:06d}") as attempt:
-            data = _encoded(tensors, {STAMP: self._stamp_of(tensors.__getitem__, tensors)})
+            data = _encoded(tensors, {STAMP: self._stamp_of(shard, tensors.__getitem__, tensors)})
             attempt.path("drawn").write_bytes(data)
             attempt.publish("drawn", self.drawn(shard))
 
@@ -75,7 +75,7 @@ class Workplace:
         """Whether a shard's frames were drawn under this recipe, and are whole."""
         try:
             with safe_open(self.drawn(shard), framework="numpy") as file:
-                stamp = self._stamp_of(file.get_tensor, file.keys())
+                stamp = self._stamp_of(shard, file.get_tensor, file.keys())
                 return bool((file.metadata() or {}).get(STAMP) == stamp)
         except (FileNotFoundError, SafetensorError):
             return False
@@ -83,15 +83,19 @@ class Workplace:
     def clear(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _stamp(self, tensors: bytes) -> bytes:
-        return hashlib.sha256(self.fingerprint.encode() + tensors).digest()
+    def _stamp(self, file: str, tensors: bytes) -> bytes:
+        """Of a recipe, a file's name and what is in it: none of another passes for this one."""
+        return hashlib.sha256(f"{self.fingerprint} {file} ".encode() + tensors).digest()
 
-    def _stamp_of(self, tensor: Callable[[str], npt.NDArray[Any]], names: Iterable[str]) -> str:
+    def _stamp_of(
+        self, shard: int, tensor: Callable[[str], npt.NDArray[Any]], names: Iterable[str]
+    ) -> str:
         """The same of tensors that are read one by one."""
-        digest = hashlib.sha256(self.fingerprint.encode())
+        digest = hashlib.sha256(f"{self.fingerprint} {shard}".encode())
         for name in sorted(names):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(tensor(name)).tobytes())
+            array = np.ascontiguousarray(tensor(name))
+            digest.update(f" {name} {array.dtype.str} {array.shape} ".encode())
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
 

@@ -80,9 +80,10 @@ def _tokenize(layout: Layout, _: Plan, record: CommitRecord) -> Faults:
     tokens = [columns[name] for name in names if name.endswith(".tokens.npy")]
     counted = {
         "clips": sum(map(len, lengths)),
-        "tokens": sum(int(block.sum()) for block in lengths),
+        "tokens": sum(block.size for block in tokens),
     }
-    if counted != dict(record.counts) or counted["tokens"] != sum(map(len, tokens)):
+    frames = [int(block.sum()) for block in lengths]
+    if counted != dict(record.counts) or frames != [len(block) for block in tokens]:
         yield path, f"holds {counted}, on record {dict(record.counts)}"
 
 

@@ -22,6 +22,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Clips = Iterable[VectorsTD]
 
 OF_WHOLE_CLIPS = frozenset({"minmax", "pcen", "context"})  # others look at one vector at a time
+CONSTANT = 1e-6  # deviation over mean of what only rounding changes
 INPUT_BITS, WEIGHT_BITS = 20, 20  # WIDEST_PCA products, one bit more for the mean: 53 bits
 
 
@@ -44,7 +45,7 @@ def fit_standardise(_: Any, clips: Clips) -> Arrays:
     """Mean [D] and deviation [D] of every bin; a bin that never changes keeps its scale."""
     _, mean_D, covariance_DD = moments(clips, only_variance=True)
     std_D = np.sqrt(covariance_DD)
-    std_D[std_D == 0] = 1
+    std_D[std_D <= CONSTANT * np.abs(mean_D)] = 1
     return {"mean": mean_D.astype(np.float32), "std": std_D.astype(np.float32)}
 
 

@@ -187,6 +187,8 @@ def test_several_codebooks_stopped_and_gone_on_with_are_the_same(
             run_verb(config, "codebook")
     assert run_verb(config, "codebook") == 0
     assert file_of(sharded, TENSORS).read_bytes() == expected
+    assert run_verb(config, "tokenize") == 0
+    assert verify(Layout(sharded.run), "deep").faults == []
 
 
 def over_codebook(config: Config, **tree: Any) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,19 @@ def test_the_share_of_digital_silence_is_capped(half_silent: DrawnRows, most: fl
     assert weights_N[~is_silent_N].tolist() == [1] * 4
 
 
+def test_where_there_is_only_silence_it_is_what_there_is_to_learn(half_silent: DrawnRows) -> None:
+    is_silence = dataclasses.replace(
+        half_silent, columns={**half_silent.columns, "is_digital_silence": _Ones()}
+    )
+    _, weights_N = is_silence.capped(0.05).read(slice(0, 16))
+    assert weights_N.sum() == 16
+
+
+class _Ones:
+    def read(self, start: int, stop: int) -> npt.NDArray:
+        return np.ones(stop - start, dtype=bool)
+
+
 @pytest.mark.parametrize("most", [0.75, 0.9, 1.0])
 def test_less_silence_than_the_cap_is_left_as_it_is(half_silent: DrawnRows, most: float) -> None:
     assert half_silent.capped(most) is half_silent
@@ -338,6 +352,37 @@ def test_what_was_drawn_under_the_recipe_is_not_drawn_again(seal: Seal, tmp_path
     data[-5] ^= 1
     place.drawn(3).write_bytes(data)
     assert not place.has_drawn(3), "a flipped bit"
+
+
+def test_another_file_of_the_workplace_does_not_pass_for_this_one(
+    seal: Seal, tmp_path: Path
+) -> None:
+    place = place_in(tmp_path)
+    drawn(seal, tmp_path, config_of())
+    shutil.copy(place.drawn(1), place.drawn(0))
+    assert not place.has_drawn(0)
+    shutil.copy(place.path(FRONT_END), place.path("step"))
+    assert place.read("step") is None
+
+
+def test_a_changed_shape_of_nothing_is_damage(tmp_path: Path) -> None:
+    place = place_in(tmp_path)
+    place.write_drawn(0, {"holdout.vectors": np.empty((0, 64), np.float32)})
+    assert place.has_drawn(0)
+    data = place.drawn(0).read_bytes()
+    assert b"[0,64]" in data
+    place.drawn(0).write_bytes(data.replace(b"[0,64]", b"[0,74]"))
+    assert not place.has_drawn(0)
+
+
+@pytest.mark.parametrize("gain", [1e30, 1e38])
+def test_a_front_end_that_makes_huge_numbers_is_refused_with_a_clip(
+    seal: Seal, tmp_path: Path, gain: float
+) -> None:
+    steps = [{"kind": "pcen", "alpha": 0, "root": 1, "gain": gain}]
+    makes_nan = pytest.raises(InputError, match=r"clip \w+: codebook.front_end makes NaN of it")
+    with np.errstate(all="ignore"), makes_nan:
+        drawn(seal, tmp_path, config_of(front_end=steps))
 
 
 def test_a_damaged_front_end_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -191,6 +191,15 @@ def test_a_bin_that_never_changes_is_no_division_by_0() -> None:
     assert (vectors_TD[:, -1] == 0).all()
 
 
+@pytest.mark.parametrize("level", [-50.0, -20.06, -10.1, 3.3])
+def test_a_bin_that_only_rounding_changes_keeps_its_scale(level: float) -> None:
+    clips = [
+        np.concatenate([clip, np.full((len(clip), 1), level)], axis=1) for clip in smooth_clips()
+    ]
+    arrays = fitted(["pcen", "standardise"], clips).arrays[1]
+    assert arrays["std"][-1] == 1
+
+
 def test_pcen_is_the_recursion_of_its_paper() -> None:
     frames_TM = smooth_clips()[0].astype(np.float32)
     config = PcenStep()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from configs.cli import main
 from configs.errors import InputError, NotMadeYet
 from configs.load import merge
 from configs.schema import Config
@@ -173,3 +174,13 @@ def test_a_browser_shows_all_of_it_without_an_error(heard: Config, tmp_path: Pat
     assert len(re.findall(r'data-token="\d+"', done.stdout)) == 2 * 16
     assert ">16 of 16 tokens<" in done.stdout
     assert done.stdout.count("<option") == 3 + 3  # codebooks; orders
+
+
+def test_options_and_clips_come_in_any_order(
+    heard: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("pipeline.listen.listen", lambda *args: asked.append(args))
+    for words in (["--name", "pq", "a", "b"], ["a", "b", "--name", "pq"], ["a", "--name=pq", "b"]):
+        assert main("pipeline", VERBS, ["listen", str(heard.run), *words]) == 0
+    assert asked == [(heard.run, ["a", "b"], ["pq"])] * 3
