@@ -8,8 +8,8 @@ is the CPU time of the latter, five folds, from sealed frames to scores, imports
 printed).
 
 The seed's recipe is measured twice: as published, on frames whose floor is -100 dB, and on frames
-with a floor of -30 dB, as loud beside the clips as where its 71 % were measured. What is below
-decides how min-max scales a clip.
+with a floor of -50 dB, about where it lay beside the clips in the measurement that gave it 71 %.
+What lies at the floor decides how min-max scales a clip.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _config(
     is_high = preset == HIGH_FLOOR
     over = {
         "run": str(directory / ("high-floor" if is_high else "frames")),
-        "frames": {"floor": 1e-3 if is_high else 1e-10},
+        "frames": {"floor": 1e-5 if is_high else 1e-10},
         "split": {"valid_share": 0, "valid_fold": valid_fold, "folds": list(folds)},
         "codebook": {
             "holdout_share": 0,

@@ -118,6 +118,14 @@ def stopping_at(monkeypatch: pytest.MonkeyPatch, file: str, times: int) -> None:
     monkeypatch.setattr(Workplace, "write_drawn", write_drawn)
 
 
+def stop_at(monkeypatch: pytest.MonkeyPatch, config: Config, file: str, times: int) -> None:
+    """Run the stage until a file of its workplace was written so many times."""
+    with monkeypatch.context() as patch:
+        stopping_at(patch, file, times)
+        with pytest.raises(Stopped):
+            run_verb(config, "codebook")
+
+
 @pytest.mark.parametrize(
     ("file", "times"), [("front-end", 1), ("draw", 1), ("draw", 5), ("step", 1), ("step", 3)]
 )
@@ -129,10 +137,7 @@ def test_a_stage_stopped_anywhere_goes_on_and_ends_at_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with monkeypatch.context() as patch:
-        stopping_at(patch, file, times)
-        with pytest.raises(Stopped):
-            run_verb(sharded, "codebook")
+    stop_at(monkeypatch, sharded, file, times)
     assert not list((sharded.run / "codebooks/default").glob("*.*"))
     assert run_verb(sharded, "codebook") == 0
     assert ("going on after step" in capsys.readouterr().out) == (file == "step")
@@ -146,10 +151,7 @@ def test_gc_leaves_an_unfinished_codebook_alone(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with monkeypatch.context() as patch:
-        stopping_at(patch, "step", 2)
-        with pytest.raises(Stopped):
-            run_verb(sharded, "codebook")
+    stop_at(monkeypatch, sharded, "step", 2)
     layout = Layout(sharded.run)
     assert verify(layout, "full").extra == []
     collect(layout)
@@ -181,10 +183,7 @@ def test_several_codebooks_stopped_and_gone_on_with_are_the_same(
     assert (book.num_codebooks, book.combine) == (over["codebooks"], over.get("combine", "product"))
     for made in ("codebooks", "commits/codebook"):
         shutil.rmtree(sharded.run / made)
-    with monkeypatch.context() as patch:
-        stopping_at(patch, "step", 5)
-        with pytest.raises(Stopped):
-            run_verb(config, "codebook")
+    stop_at(monkeypatch, config, "step", 5)
     assert run_verb(config, "codebook") == 0
     assert file_of(sharded, TENSORS).read_bytes() == expected
     assert run_verb(config, "tokenize") == 0
