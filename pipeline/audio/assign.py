@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from pipeline.audio.distinct import distinct
 from pipeline.audio.engines import Build, Floats, Gemm, Indices, RowsTE
+from pipeline.audio.sketch import Sketch
 from pipeline.audio.steps import VectorsTD
 from pipeline.audio.threads import one_blas_thread
 
@@ -56,8 +57,10 @@ class Assigner:
         if metric == "l2":
             bias_K1 = -(weight_KE**2).sum(axis=1, keepdims=True) / 2
             weight_KE = np.concatenate([weight_KE, bias_K1], axis=1)
-        self._gemm = Gemm(weight_KE.astype(np.float32))
-        self.engine = self._gemm if build is Gemm else build(weight_KE.astype(np.float32))
+        compared_KE = weight_KE.astype(np.float32)
+        self._gemm = Gemm(compared_KE)
+        self.engine = self._gemm if build is Gemm else build(compared_KE)
+        self._sketch = Sketch.of(compared_KE, len(mean_D)) if build is Gemm else None
 
     def tokens(self, vectors_TD: VectorsTD) -> TokensT:
         """Tokens [T] uint16 of vectors [T, D]: exact, lowest index on a tie.
@@ -113,6 +116,14 @@ class Assigner:
             raise ValueError("vectors to tokenise hold NaN or infinite values")
         if len(self._number_K) == 1:
             return np.zeros(len(rows_TE), dtype=np.int64), none
+        if self._sketch is None:
+            return self._compare(rows_TE, largest)
+        index_T, unsure = self._sketch.settle(rows_TE)
+        index_T[unsure], close = self._compare(rows_TE[unsure], largest)
+        return index_T, unsure[close]
+
+    def _compare(self, rows_TE: RowsTE, largest: float) -> tuple[Indices, Indices]:
+        """As `_search`, by all numbers of rows whose largest is known."""
         found = self.engine.search(rows_TE)
         gap_T = found.best_T - found.second_T
         longest = np.array([largest * np.sqrt(rows_TE.shape[1])])

@@ -21,6 +21,15 @@ METRICS = ["l2", "cosine"]
 with_metrics = pytest.mark.parametrize("metric", METRICS)
 
 
+@pytest.fixture(autouse=True, params=["plain", "sketched"])
+def sketches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test without sketches, and with one wherever there can be any."""
+    monkeypatch.setattr(
+        "pipeline.audio.sketch.FEWEST_WEIGHTS", 2 if request.param == "sketched" else 2**17
+    )
+    monkeypatch.setattr("pipeline.audio.sketch.LONGEST", 1.0)
+
+
 def reference(vectors_TD: npt.NDArray, centroids_KD: npt.NDArray, metric: str) -> npt.NDArray:
     """What a token means: float64 costs summed over d = 0, 1, 2 ..., the first of the least."""
     cost_TK = np.zeros((len(vectors_TD), len(centroids_KD)))
