@@ -10,28 +10,29 @@ vector and a centroid.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.audio.cells import Cells
 from pipeline.audio.distinct import distinct
-from pipeline.audio.engines import Build, Floats, Gemm, Indices, RowsTE
-from pipeline.audio.sketch import Sketch
+from pipeline.audio.engines import Build, Engine, Floats, Gemm, Indices, RowsTE
 from pipeline.audio.steps import VectorsTD
 from pipeline.audio.threads import one_blas_thread
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 SMALLEST = 2.0**-149  # of float32, above 0
 RESCORE_PAIRS = 65_536
+ROWS_A_THREAD = 16_384
+MANY_ROWS = 2**20
 
 CentroidsKD = npt.NDArray[np.float32]
 DistancesT = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 TokensT = npt.NDArray[np.uint16]
-Result = TypeVar("Result")
 
 
 class Assigner:
@@ -57,36 +58,49 @@ class Assigner:
         if metric == "l2":
             bias_K1 = -(weight_KE**2).sum(axis=1, keepdims=True) / 2
             weight_KE = np.concatenate([weight_KE, bias_K1], axis=1)
-        compared_KE = weight_KE.astype(np.float32)
-        self._gemm = Gemm(compared_KE)
-        self.engine = self._gemm if build is Gemm else build(compared_KE)
-        self._sketch = Sketch.of(compared_KE, len(mean_D)) if build is Gemm else None
+        self._weight_KE = weight_KE.astype(np.float32)
+        self._gemm = Gemm(self._weight_KE)
+        self.engine: Engine = self._gemm if build is Gemm else build(self._weight_KE)
 
     def tokens(self, vectors_TD: VectorsTD) -> TokensT:
         """Tokens [T] uint16 of vectors [T, D]: exact, lowest index on a tie.
 
         Raises ValueError for NaN or infinite values.
         """
-        parts = self._in_parts(vectors_TD, self._search)
-        found_T = np.concatenate([found_P for found_P, _ in parts])
-        step = self.engine.rows_at_a_time
-        close = np.concatenate([at * step + close_P for at, (_, close_P) in enumerate(parts)])
+        engine = self._engine_for(len(vectors_TD))
+        parts = _in_parts(vectors_TD, engine)
+        search = partial(self._search, engine)
+        with one_blas_thread:
+            if len(parts) == 1 or engine.num_threads == 1:
+                found = [search(part_TD) for part_TD in parts]
+            else:
+                with ThreadPoolExecutor(engine.num_threads) as pool:
+                    found = list(pool.map(search, parts))
+        found_T = np.concatenate([found_P for found_P, _ in found])
+        starts = np.cumsum([0, *map(len, parts)])
+        close = np.concatenate(
+            [start + close_P for start, (_, close_P) in zip(starts, found, strict=False)]
+        )
         if len(close):
             found_T[close] = self._decide(vectors_TD[close])
         return np.asarray(self._number_K[found_T], dtype=np.uint16)
 
-    def _in_parts(
-        self, vectors_TD: VectorsTD, function: Callable[[VectorsTD], Result]
-    ) -> list[Result]:
-        """What `function` gives for parts of the size that the engine wants, one at least."""
-        step = self.engine.rows_at_a_time
-        parts = [vectors_TD[at : at + step] for at in range(0, max(1, len(vectors_TD)), step)]
-        threads = min(self.engine.num_threads, len(parts))
-        with one_blas_thread:
-            if threads < 2:
-                return [function(part) for part in parts]
-            with ThreadPoolExecutor(threads) as pool:
-                return list(pool.map(function, parts))
+    @property
+    def rows_at_a_time(self) -> int:
+        """How many vectors `tokens` should have at once, if there are so many."""
+        return self._engine_for(MANY_ROWS).rows_at_a_time
+
+    def _engine_for(self, num_rows: int) -> Engine:
+        """That which was asked for, on a CPU's cores for many rows with most centroids ruled
+        out."""
+        if self.engine is self._gemm and Cells.pay(num_rows, len(self._centroids_KD)):
+            return self._cells
+        return self.engine
+
+    @cached_property
+    def _cells(self) -> Cells:
+        place_KD = self._centroids_KD if self.metric == "cosine" else self._weight_KE[:, :-1]
+        return Cells(self._weight_KE, place_KD, self._gemm)
 
     def nearest(self, vectors_TD: VectorsTD) -> tuple[TokensT, DistancesT]:
         """Tokens [T], and the squared distance [T] of each vector to its centroid: the same bits
@@ -105,7 +119,7 @@ class Assigner:
         gap_T[gap_T <= 2 * self._bound_at(rows_TE, found.best_T)] = 0
         return first_T, first_T + 2 * gap_T
 
-    def _search(self, vectors_TD: VectorsTD) -> tuple[Indices, Indices]:
+    def _search(self, engine: Engine, vectors_TD: VectorsTD) -> tuple[Indices, Indices]:
         """The best in float32, and the rows where that may be wrong."""
         rows_TE = self._rows(vectors_TD)
         none = np.zeros(0, dtype=np.int64)
@@ -116,15 +130,7 @@ class Assigner:
             raise ValueError("vectors to tokenise hold NaN or infinite values")
         if len(self._number_K) == 1:
             return np.zeros(len(rows_TE), dtype=np.int64), none
-        if self._sketch is None:
-            return self._compare(rows_TE, largest)
-        index_T, unsure = self._sketch.settle(rows_TE)
-        index_T[unsure], close = self._compare(rows_TE[unsure], largest)
-        return index_T, unsure[close]
-
-    def _compare(self, rows_TE: RowsTE, largest: float) -> tuple[Indices, Indices]:
-        """As `_search`, by all numbers of rows whose largest is known."""
-        found = self.engine.search(rows_TE)
+        found = engine.search(rows_TE)
         gap_T = found.best_T - found.second_T
         longest = np.array([largest * np.sqrt(rows_TE.shape[1])])
         candidates = np.flatnonzero(gap_T <= 2 * self._rounding_bound(longest, np.inf))
@@ -205,6 +211,15 @@ class Assigner:
         for x_P, c_P in zip(x_DP, c_DP, strict=True):
             cost_P += -x_P * c_P if self.metric == "cosine" else (x_P - c_P) ** 2
         return cost_P
+
+
+def _in_parts(vectors_TD: VectorsTD, engine: Engine) -> list[VectorsTD]:
+    """Parts of about the size that an engine wants, and one for each thread where that is enough
+    for it."""
+    num_parts = -(-len(vectors_TD) // engine.rows_at_a_time)
+    if len(vectors_TD) >= engine.num_threads * ROWS_A_THREAD:
+        num_parts = max(num_parts, engine.num_threads)
+    return np.array_split(vectors_TD, max(1, num_parts))
 
 
 def unit(vectors_TD: VectorsTD) -> VectorsTD:

@@ -70,13 +70,7 @@ class Gemm:
         index_T = np.empty(len(rows_TE), dtype=np.int64)
         best_T, second_T = np.empty((2, len(rows_TE)), dtype=np.float32)
         for block, scores_BK in self.scores(rows_TE):
-            scores_BK.argmax(axis=1, out=index_T[block])
-            scores = scores_BK.reshape(-1)  # numpy is quicker with one long row than with many
-            start_B = np.arange(0, scores.size, scores_BK.shape[1])
-            place_B = start_B + index_T[block]
-            best_T[block] = scores.take(place_B)
-            scores[place_B] = -np.inf
-            np.maximum.reduceat(scores, start_B, out=second_T[block])
+            index_T[block], best_T[block], second_T[block] = best_two(scores_BK)
         return Found(index_T, best_T, second_T)
 
     def scores(self, rows_TE: RowsTE) -> Iterator[tuple[slice, Floats]]:
@@ -86,6 +80,18 @@ class Gemm:
             block = slice(start, min(start + self._block, len(rows_TE)))
             out_BK = scores_BK[: block.stop - block.start]
             yield block, np.matmul(rows_TE[block], self._weight_EK, out=out_BK)
+
+
+def best_two(scores_BK: Floats) -> tuple[Indices, Floats, Floats]:
+    """The first of the highest scores of each row, that score, and the second highest; the best
+    one is overwritten."""
+    index_B = scores_BK.argmax(axis=1)
+    scores = scores_BK.reshape(-1)  # numpy is quicker with one long row than with many
+    start_B = np.arange(0, scores.size, scores_BK.shape[1])
+    place_B = start_B + index_B
+    best_B = scores.take(place_B)
+    scores[place_B] = -np.inf
+    return index_B, best_B, np.maximum.reduceat(scores, start_B)
 
 
 class Faiss:

@@ -65,7 +65,7 @@ class Quantiser:
     def rows_at_a_time(self) -> int:
         """Frames, and one clip's, that are turned into tokens at once: close calls cost least when
         many are decided together."""
-        return max(FEWEST_ROWS, self.assigners[0].engine.rows_at_a_time)
+        return max(FEWEST_ROWS, self.assigners[0].rows_at_a_time)
 
     def tokens(self, frames_TM: FramesTM) -> TokensTQ:
         """The tokens [T, Q] uint16 of one clip's stored frames [T, M]."""

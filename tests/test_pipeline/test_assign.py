@@ -21,13 +21,17 @@ METRICS = ["l2", "cosine"]
 with_metrics = pytest.mark.parametrize("metric", METRICS)
 
 
-@pytest.fixture(autouse=True, params=["plain", "sketched"])
-def sketches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test without sketches, and with one wherever there can be any."""
-    monkeypatch.setattr(
-        "pipeline.audio.sketch.FEWEST_WEIGHTS", 2 if request.param == "sketched" else 2**17
-    )
-    monkeypatch.setattr("pipeline.audio.sketch.LONGEST", 1.0)
+@pytest.fixture(autouse=True, params=["all weights", "cells of 3", "cells of 1"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test with all centroids compared, and with as many ruled out as can be."""
+    if request.param.startswith("cells"):
+        for name in ("FEWEST_WEIGHTS", "FEWEST_ROWS", "FEWEST_ROWS_A_CELL", "FEWEST_OF_BATCH"):
+            monkeypatch.setattr(f"pipeline.audio.cells.{name}", 1)
+        monkeypatch.setattr("pipeline.audio.cells.WEIGHTS_A_CELL", int(request.param[-1]))
+        monkeypatch.setattr("pipeline.audio.cells.MOST_OF_BATCH", 8)
+        monkeypatch.setattr("pipeline.audio.cells.MOST_LEFT", 1.0)
+    else:
+        monkeypatch.setattr("pipeline.audio.cells.FEWEST_WEIGHTS", 2**17)
 
 
 def reference(vectors_TD: npt.NDArray, centroids_KD: npt.NDArray, metric: str) -> npt.NDArray:
@@ -149,6 +153,7 @@ def test_a_clip_alone_has_the_tokens_it_has_in_a_batch(frames: npt.NDArray, metr
 
 def test_more_rows_than_are_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.audio.engines.Gemm.rows_at_a_time", 64)
+    monkeypatch.setattr("pipeline.audio.cells.Cells.rows_at_a_time", 64)
     monkeypatch.setattr("pipeline.audio.assign.RESCORE_PAIRS", 500)
     centroids_KD = np.concatenate([random_centroids(10, "l2")] * 6)
     assert_exact(random_centroids(300, "l2", seed=1), centroids_KD, "l2")
