@@ -216,7 +216,7 @@ class Assigner:
 def _in_parts(vectors_TD: VectorsTD, engine: Engine) -> list[VectorsTD]:
     """Parts of about the size that an engine wants, and one for each thread where that is enough
     for it."""
-    num_parts = -(-len(vectors_TD) // engine.rows_at_a_time)
+    num_parts = round(len(vectors_TD) / engine.rows_at_a_time)
     if len(vectors_TD) >= engine.num_threads * ROWS_A_THREAD:
         num_parts = max(num_parts, engine.num_threads)
     return np.array_split(vectors_TD, max(1, num_parts))

@@ -136,8 +136,9 @@ class Cells:
         for cell, (begin, end) in enumerate(zip([0, *ends_M], ends_M, strict=False)):
             far = end - int(FAR_SHARE * (end - begin))
             for first, last in ((begin, far), (far, end)):
-                cuts = np.linspace(first, last, -(-(last - first) // self._batch_rows) + 1)
-                for at, then in pairwise(cuts.astype(int).tolist()):
+                num_batches = -(-(last - first) // self._batch_rows)
+                cuts = [first + (last - first) * n // num_batches for n in range(num_batches)]
+                for at, then in pairwise([*cuts, last]):
                     yield cell, slice(at, then)
 
 
