@@ -166,8 +166,7 @@ def _measured(
     import sklearn.linear_model  # which, like the stages, load when first used
     import sklearn.metrics  # noqa: F401
 
-    import pipeline.codebook
-    import pipeline.tokenize_stage  # noqa: F401
+    import train.bag  # noqa: F401 - torch with it
 
     imports_s, began_s = time.process_time() - began_s, time.process_time()
     scores: dict[int, list[Scores]] = {fold: [] for fold in folds}
