@@ -4,8 +4,8 @@ Five official folds; everything that is fitted, codebook and front end included,
 training clips only. The front end is chosen a fold at a time, by cross-validation within its
 training clips: each of the other four folds validates once what the remaining three taught. Then
 codebook and classifier are fitted to all training clips, and the test fold is read once. `cpu_s`
-is the CPU time of the latter, five folds, from sealed frames to scores, imports left out (they are
-printed).
+is the CPU time of the latter on one thread, five folds, from sealed frames to scores, imports left
+out (they are printed).
 
 The seed's recipe is measured twice. `seed_accuracy`, the mean of three seeds of K-means, is that on
 the frames on which it was once measured at 71 %: filters of equal area from 20 Hz on, and a floor
@@ -162,7 +162,7 @@ def _in_a_new_process(
             *map(str, args.folds),
         ],
         cwd=ROOT,
-        env={**os.environ, "OMP_WAIT_POLICY": "passive"},  # as `python -m pipeline` sets it
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         check=True,
         stdout=subprocess.PIPE,
         text=True,
