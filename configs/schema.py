@@ -100,24 +100,31 @@ class NeuralModel(Section):
     dropout: Share = 0.1
 
 
-class LinearModel(NeuralModel):
+class TokenModel(NeuralModel):
+    """What models of tokens have in common: their embeddings are learnt from nothing, or start
+    from the centroids that tokens stand for."""
+
+    embedding: Literal["random", "centroids"] = "random"
+
+
+class LinearModel(TokenModel):
     """Token embedding, mean over the clip's real tokens, one linear layer."""
 
     kind: Literal["linear"]
     width: PositiveInt = 256
 
 
-class LstmModel(NeuralModel):
-    """Token embedding and a bidirectional LSTM; its last states, or their mean, are classified."""
+class LstmModel(TokenModel):
+    """Token embedding and a bidirectional LSTM; its last states, or a mean, are classified."""
 
     kind: Literal["lstm"]
-    pooling: Literal["last", "mean"] = "last"
+    pooling: Literal["last", "mean", "attention"] = "last"
     width: PositiveInt = 256
     hidden: PositiveInt = 512
     layers: PositiveInt = 1
 
 
-class BertModel(NeuralModel):
+class BertModel(TokenModel):
     """A BERT encoder from scratch with its own CLS and PAD ids beside the tokens."""
 
     kind: Literal["bert"]
@@ -125,7 +132,7 @@ class BertModel(NeuralModel):
     width: PositiveInt = 768
     heads: PositiveInt = 12
     max_positions: PositiveInt = 1024
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["cls", "mean", "attention"] = "cls"
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -147,10 +154,13 @@ class TrainConfig(Section):
     batch_size: PositiveInt = 128  # clips per optimizer step
     micro_batch_size: PositiveInt | None = None  # clips per forward; None: batch_size
     lr: PositiveFloat = 1e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
     warmup_share: Share = 0.1  # of all steps
     weight_decay: NonNegativeFloat = 0.05
     clip_norm: PositiveFloat = 1.0
+    label_smoothing: Share = 0.0
+    focal_gamma: NonNegativeFloat = 0.0  # 0: plain cross-entropy
+    pos_weight_cap: Annotated[float, Field(ge=1)] | None = None  # None: all clips weigh the same
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None  # CPU threads; None: torch's own choice
@@ -209,16 +219,6 @@ class Config(Section):
             raise ValueError(
                 "model: models here learn labels, source.targets are numbers: leave one out "
                 "(model=[] makes tokens and stops there)"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _networks_read_one_codebook(self) -> Self:
-        networks = [name for name in self.model if self.models[name].kind != "bag"]
-        if self.codebook.codebooks > 1 and networks:
-            raise ValueError(
-                f"model: {', '.join(networks)} read one token a frame, and codebook.codebooks is "
-                f"{self.codebook.codebooks}: set model=bag or codebook.codebooks=1"
             )
         return self
 

@@ -86,6 +86,18 @@ class Codebook:
         return len(self.centroids_QKD)
 
     @property
+    def terms_QKN(self) -> Floats:  # noqa: N802
+        """The centroids as terms that add up to whole vectors of N numbers: under `product` each
+        beside zeros for the parts that other codebooks cover."""
+        if self.combine == "residual":
+            return self.centroids_QKD
+        num_codebooks, k, width = self.centroids_QKD.shape
+        terms_QKQD = np.zeros((num_codebooks, k, num_codebooks, width), dtype=np.float32)
+        for number, centroids_KD in enumerate(self.centroids_QKD):
+            terms_QKQD[number, :, number] = centroids_KD
+        return terms_QKQD.reshape(num_codebooks, k, num_codebooks * width)
+
+    @property
     def silence_token(self) -> int | None:
         """What a masked frame has, in every codebook; None where silence is not masked."""
         return None if self.front_end.get("mask_below_db") is None else self.k

@@ -29,6 +29,7 @@ from shards.stream.order import StoredOrder
 from shards.stream.schedule import Piece, Schedule, World
 from shards.stream.stream import Stream
 from shards.stream.tokens import TokenChunk, TokenSource, open_tokens, refuse_foreign, token_batch
+from train.models.embedding import Vocabulary
 
 Rows = npt.NDArray[np.int64]
 BatchStream = Stream[TokenChunk, "Batch"]
@@ -36,23 +37,24 @@ BatchStream = Stream[TokenChunk, "Batch"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some clips: padded token ids, true lengths, targets (multi-hot), and which of them count."""
+    """Some clips: padded token ids of Q codebooks, true lengths, targets (multi-hot), and which of
+    them count."""
 
     rows_B: Rows
-    tokens_BT: torch.Tensor  # int64; `pad_id` beyond a clip's length
+    tokens_BTQ: torch.Tensor  # int64; `pad_id` beyond a clip's length
     lengths_B: torch.Tensor  # int64
     targets_BC: torch.Tensor  # float32, 0 or 1
     weights_B: torch.Tensor  # float32; 0: it only fills the batch up, or is masked
 
     def to(self, device: torch.device) -> Batch:
-        tensors = (self.tokens_BT, self.lengths_B, self.targets_BC, self.weights_B)
+        tensors = (self.tokens_BTQ, self.lengths_B, self.targets_BC, self.weights_B)
         return Batch(self.rows_B, *(tensor.to(device) for tensor in tensors))
 
 
 def padding_share(batches: Sequence[Batch]) -> float:
     """How much of what a model is given is no token of a clip that counts."""
     real = sum(int(batch.lengths_B[batch.weights_B > 0].sum()) for batch in batches)
-    return 1.0 - real / max(1, sum(batch.tokens_BT.numel() for batch in batches))
+    return 1.0 - real / max(1, sum(batch.tokens_BTQ[:, :, 0].numel() for batch in batches))
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def _collated(
     found = token_batch(chunk, piece, pad_id=pad_id, width=width)
     return Batch(
         found.rows_B,
-        torch.from_numpy(found.tokens_BTQ[:, :, 0]),  # models read one codebook
+        torch.from_numpy(found.tokens_BTQ),
         torch.from_numpy(found.lengths_B.astype(np.int64)),
         torch.from_numpy(classes.targets(found.labels, found.label_starts)),
         torch.from_numpy(found.weights_B),
@@ -119,6 +121,12 @@ class TokenData:
         return self.learnt.names
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        """What tokens a model meets."""
+        codebook = self.codebook
+        return Vocabulary(codebook.vocabulary, codebook.num_codebooks, codebook.terms_QKN)
+
+    @property
     def pad_id(self) -> int:
         return self.codebook.vocabulary
 
@@ -148,6 +156,17 @@ class TokenData:
     def targets(self, rows: Rows) -> npt.NDArray[np.float32]:
         """Multi-hot labels [N, C] of some rows."""
         return self.learnt.targets(*self.source.labels(rows))
+
+    def count_classes(self, rows: Rows) -> tuple[Rows, int]:
+        """How many of some clips have each class, and how many there are."""
+        rows = self.whole(rows)
+        labels, starts = self.source.labels(rows)
+        column_L, clip_L = (
+            self.learnt.columns[labels],
+            np.repeat(np.arange(len(rows)), np.diff(starts)),
+        )
+        pairs = np.unique(np.stack([column_L, clip_L])[:, column_L >= 0], axis=1)
+        return np.bincount(pairs[0], minlength=len(self.classes)), len(rows)
 
     def stream(self, rows: Rows, train: TrainConfig, world: World | None = None) -> BatchStream:
         """The steps of a training on some rows; `world` says which training process this is."""

@@ -21,7 +21,7 @@ STAGE = "fit"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 CHECKPOINTS_NAME = "checkpoints"
-FORMAT = 1
+FORMAT = 2
 # Settings of `train` that decide speed and safety, but no weights.
 FREE_SETTINGS = {
     "device",

@@ -31,7 +31,7 @@ from train.data import Batch, Rows, TokenData, padding_share
 from train.device import set_up_cpu, uses_bf16
 from train.jobs import CHECKPOINTS_NAME
 from train.journal import Journal
-from train.losses import LOSSES
+from train.losses import LOSSES, Loss, build_loss
 from train.metrics import evaluate
 from train.optim import build_optimizer, learning_rate
 from train.predict import batch_logits
@@ -60,6 +60,10 @@ class Fit:
     @cached_property
     def reader(self) -> Reader:
         return open_reader(self.data, self.rows, self.config)
+
+    @cached_property
+    def loss(self) -> Loss:
+        return build_loss(self.config, self.data.task, lambda: self.data.count_classes(self.rows))
 
     @property
     def schedule(self) -> Schedule:
@@ -164,8 +168,8 @@ def accumulate(fit: Fit, model: nn.Module, step: Step[Batch], number: int) -> fl
         with torch.autocast(
             fit.device.type, dtype=torch.bfloat16, enabled=uses_bf16(fit.config, fit.device)
         ):
-            logits_BC = model(part.tokens_BT, part.lengths_B)
-        loss_B = LOSSES[fit.data.task](logits_BC.float(), part.targets_BC)
+            logits_BC = model(part.tokens_BTQ, part.lengths_B)
+        loss_B = fit.loss(logits_BC.float(), part.targets_BC)
         loss = (loss_B * part.weights_B).sum() / num_counted
         loss.backward()
         total += float(loss.detach())

@@ -107,15 +107,16 @@ class SequentialStream:
 
     def _batch(self, clips: Sequence[Clip]) -> Batch:
         lengths_B = np.array([len(clip["tokens"]) for clip in clips], dtype=np.int64)
-        tokens_BT = np.full((len(clips), lengths_B.max()), self._data.pad_id, dtype=np.int64)
-        for row_T, clip in zip(tokens_BT, clips, strict=True):
-            row_T[: len(clip["tokens"])] = clip["tokens"][:, 0]  # models read one codebook
+        shape = (len(clips), lengths_B.max(), self._data.codebook.num_codebooks)
+        tokens_BTQ = np.full(shape, self._data.pad_id, dtype=np.int64)
+        for row_TQ, clip in zip(tokens_BTQ, clips, strict=True):
+            row_TQ[: len(clip["tokens"])] = clip["tokens"]
         starts = np.cumsum([0, *(len(clip["label_ids"]) for clip in clips)])
         labels = np.concatenate([clip["label_ids"] for clip in clips])
         targets_BC = self._data.learnt.targets(labels, starts)
         return Batch(
             np.array([self._row_of[clip["__key__"]] for clip in clips], dtype=np.int64),
-            torch.from_numpy(tokens_BT),
+            torch.from_numpy(tokens_BTQ),
             torch.from_numpy(lengths_B),
             torch.from_numpy(targets_BC),
             torch.ones(len(clips)),

@@ -48,6 +48,7 @@ def card(job: Job, data: TokenData) -> dict[str, Any]:
         "model": job.model.model_dump(mode="json"),
         "k": data.codebook.k,
         "vocabulary": data.codebook.vocabulary,
+        "codebooks": data.codebook.num_codebooks,
         "codebook": {"name": job.tokens, "fingerprint": data.codebook_fingerprint},
         "longest": data.longest,
         "task": data.task,
@@ -59,7 +60,7 @@ def _train(
     config: Config, job: Job, data: TokenData, fingerprint: str, stop: Stop
 ) -> dict[str, torch.Tensor]:
     prepare(config.train)
-    model = build(job.model, data.codebook.vocabulary, len(data.classes), data.longest)
+    model = build(job.model, data.vocabulary, len(data.classes), data.longest)
     fit = Fit(
         title=f"fit {job.name}",
         directory=job.directory,

@@ -203,3 +203,14 @@ def test_a_job_has_one_codebook_or_one_a_fold(
 ) -> None:
     names = codebook_names(CodebookConfig(name=name), SplitConfig(folds=folds))
     assert names == expected
+
+
+@pytest.mark.parametrize("combine", ["product", "residual"])
+def test_terms_add_up_to_the_vectors_that_tokens_stand_for(combine: str) -> None:
+    codebook = dataclasses.replace(made(), combine=combine)
+    first_D, second_D = codebook.centroids_QKD[0, 3], codebook.centroids_QKD[1, 1]
+    whole_N = codebook.terms_QKN[0, 3] + codebook.terms_QKN[1, 1]
+    if combine == "product":
+        np.testing.assert_array_equal(whole_N, np.concatenate([first_D, second_D]))
+    else:
+        np.testing.assert_array_equal(whole_N, first_D + second_D)

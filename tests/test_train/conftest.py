@@ -64,11 +64,12 @@ def write_tokens(layout: Layout, block: Block) -> None:
 
 @pytest.fixture
 def make_data(tmp_path: Path) -> MakeData:
-    """Write a token set: clips, their labels, and how many are for training, validation, test."""
+    """Write a token set: clips (of tokens, or of as many tokens as there are codebooks), their
+    labels, and how many are for training, validation, test."""
     numbers = itertools.count()
 
     def make(
-        clips: Sequence[Sequence[int]],
+        clips: Sequence[Sequence[int] | Sequence[Sequence[int]]],
         labels: Sequence[Sequence[int]],
         counts: tuple[int, int, int],
         *,
@@ -79,10 +80,11 @@ def make_data(tmp_path: Path) -> MakeData:
         layout = Layout(tmp_path / f"tokens{next(numbers)}")
         ids = tuple(f"clip{n:03d}" for n in range(len(clips)))
         lengths = np.array([len(clip) for clip in clips], dtype=np.int32)
-        flat_SQ = np.concatenate([np.array(c, dtype=np.uint16) for c in clips])[:, None]
+        flat_SQ = np.concatenate([np.array(c, dtype=np.uint16).reshape(len(c), -1) for c in clips])
         write_tokens(layout, Block(0, flat_SQ, ids, lengths, labels))
         classes = tuple(ClassName(f"/c/{c}", f"class {c}") for c in range(num_classes))
-        codebook = Codebook(np.eye(k, dtype=np.float32)[None], "l2", {}, {}, 8000, "made")
+        centroids_QKD = np.tile(np.eye(k, dtype=np.float32), (flat_SQ.shape[1], 1, 1))
+        codebook = Codebook(centroids_QKD, "l2", {}, {}, 8000, "made")
         splits = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), counts)
         source = open_tokens(layout, "default")
         learnt = Classes.chosen(classes, range(num_classes))
@@ -98,13 +100,15 @@ def random_data(make_data: MakeData) -> MakeData:
     def make(counts: tuple[int, int, int], *, seed: int = 0, **over: Any) -> TokenData:
         random = np.random.default_rng(seed)
         k, num_classes = over.setdefault("k", 16), over.setdefault("num_classes", 4)
+        codebooks = over.pop("codebooks", 1)
         is_multiclass = over.get("task") == "multiclass"
         clips, labels = [], []
         for n in range(sum(counts)):
             extra = random.choice(num_classes, size=1 if is_multiclass else random.integers(1, 3))
             own = {n % num_classes} if is_multiclass else {n % num_classes, *extra.tolist()}
             noise = random.integers(k, size=random.integers(1, 12)).tolist()
-            clips.append([*noise, *(c for c in own if c < k)])
+            tokens = [*noise, *(c for c in own if c < k)]
+            clips.append([[(token + q) % k for q in range(codebooks)] for token in tokens])
             labels.append(sorted(own))
         return make_data(clips, labels, counts, **over)
 

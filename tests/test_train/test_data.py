@@ -27,7 +27,11 @@ def test_a_batch_holds_tokens_padding_lengths_and_targets(make_data: MakeData) -
     (batch,) = data.batches(np.array([2, 1, 0]), 3)
     pad = data.pad_id
     assert pad == 16
-    assert batch.tokens_BT.tolist() == [[7, pad, pad, pad], [0, 0, 15, 2], [3, 1, pad, pad]]
+    assert batch.tokens_BTQ[:, :, 0].tolist() == [
+        [7, pad, pad, pad],
+        [0, 0, 15, 2],
+        [3, 1, pad, pad],
+    ]
     assert batch.lengths_B.tolist() == [1, 4, 2]
     assert batch.targets_BC.tolist() == [[0, 0, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0]]
 
@@ -38,11 +42,11 @@ def test_batches_keep_the_order_and_the_last_one_is_smaller(random_data: MakeDat
     batches = list(data.batches(rows, 4))
     assert [len(batch.lengths_B) for batch in batches] == [4, 4, 3]
     clips = [
-        tokens_T[:length].tolist()
+        tokens_TQ[:length].tolist()
         for batch in batches
-        for tokens_T, length in zip(batch.tokens_BT, batch.lengths_B, strict=True)
+        for tokens_TQ, length in zip(batch.tokens_BTQ, batch.lengths_B, strict=True)
     ]
-    assert clips == [clip[:, 0].tolist() for clip in data.source.read(rows).clips()]
+    assert clips == [clip_TQ.tolist() for clip_TQ in data.source.read(rows).clips()]
 
 
 def test_the_longest_clip_may_be_of_any_split(make_data: MakeData) -> None:

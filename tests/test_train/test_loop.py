@@ -33,7 +33,7 @@ LINEAR = LinearModel(kind="linear", width=8)
 def built(fit: Fit, section: Any) -> nn.Module:
     prepare(fit.config)
     data = fit.data
-    return build(section, data.codebook.k, len(data.classes), data.longest)
+    return build(section, data.vocabulary, len(data.classes), data.longest)
 
 
 def gradient(model: nn.Module) -> torch.Tensor:
@@ -72,7 +72,7 @@ def test_every_example_is_met_once_an_epoch(
     model = built(fit, LINEAR)
     met: list[int] = []
     model.register_forward_pre_hook(
-        lambda module, args: met.extend(args[0][:, 0].tolist()) if module.training else None
+        lambda module, args: met.extend(args[0][:, 0, 0].tolist()) if module.training else None
     )
     train(fit, model, Stop())
     assert fit.num_steps == -(-33 // batch_size)

@@ -67,7 +67,10 @@ def gradient(config: Config, rows: np.ndarray, micro: int) -> tuple[float, torch
     made = Fit("made", config.run, config.run, "made", data, settings, torch.device("cpu"))
     prepare(settings)
     model = build(
-        LinearModel(kind="linear", width=8, dropout=0), data.pad_id, len(data.classes), data.longest
+        LinearModel(kind="linear", width=8, dropout=0),
+        data.vocabulary,
+        len(data.classes),
+        data.longest,
     )
     loss = accumulate(made, model, next(data.stream(rows, settings).steps()), number=0)
     grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]

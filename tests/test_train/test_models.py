@@ -18,7 +18,9 @@ from train.loop import prepare, train
 from train.metrics import evaluate
 from train.models import build
 from train.models.bert import BertClassifier
+from train.models.embedding import TokenEmbedding, Vocabulary
 from train.models.lstm import BidirectionalLstm
+from train.models.pooling import AttentionPooling, masked_mean, real_tokens
 from train.predict import logits_of
 from train.stop import Stop
 
@@ -36,46 +38,86 @@ SMALL_LSTM = {"kind": "lstm", "width": 8, "hidden": 12, "dropout": 0}
 SECTIONS: dict[str, dict[str, Any]] = {
     "bert-cls": {**SMALL_BERT, "pooling": "cls"},
     "bert-mean": {**SMALL_BERT, "pooling": "mean"},
+    "bert-attention": {**SMALL_BERT, "pooling": "attention"},
+    "bert-centroids": {**SMALL_BERT, "pooling": "mean", "embedding": "centroids"},
     "lstm-last": {**SMALL_LSTM, "pooling": "last"},
     "lstm-last-2": {**SMALL_LSTM, "pooling": "last", "layers": 2},
     "lstm-mean": {**SMALL_LSTM, "pooling": "mean"},
     "lstm-mean-2": {**SMALL_LSTM, "pooling": "mean", "layers": 2},
+    "lstm-attention": {**SMALL_LSTM, "pooling": "attention"},
+    "lstm-centroids": {**SMALL_LSTM, "pooling": "mean", "embedding": "centroids"},
+    "linear-centroids": {"kind": "linear", "width": 8, "dropout": 0, "embedding": "centroids"},
     "linear": {"kind": "linear", "width": 8, "dropout": 0},
 }
 
 
-def make_model(name: str, k: int = K, num_classes: int = NUM_CLASSES) -> nn.Module:
+def vocabulary_of(codebooks: int, k: int = K) -> Vocabulary:
+    """All of its tokens stand for something, but the last one: silence."""
+    centroids_QKN = np.random.default_rng(0).normal(3, 5, (codebooks, k - 1, 6))
+    return Vocabulary(k, codebooks, centroids_QKN.astype(np.float32))
+
+
+def make_model(name: str, *, codebooks: int = 1, num_classes: int = NUM_CLASSES) -> nn.Module:
     section: Any = TypeAdapter(Model).validate_python(SECTIONS[name])
     torch.manual_seed(0)
-    return build(section, k, num_classes, LONGEST)
+    return build(section, vocabulary_of(codebooks), num_classes, LONGEST)
 
 
 def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+with_codebooks = pytest.mark.parametrize("codebooks", [1, 3])
+
+
+@with_codebooks
 @pytest.mark.parametrize("name", SECTIONS)
-def test_padding_changes_no_logits(name: str) -> None:
-    model = make_model(name).eval()
-    clips = [torch.randint(K, (length,)) for length in (7, 1, 40, 12, 39, 2)]
+def test_padding_changes_no_logits(name: str, codebooks: int) -> None:
+    model = make_model(name, codebooks=codebooks).eval()
+    clips = [torch.randint(K, (length, codebooks)) for length in (7, 1, 40, 12, 39, 2)]
     lengths_B = torch.tensor([len(clip) for clip in clips])
-    padded_BT = pad_sequence(clips, batch_first=True, padding_value=K)
-    wider_BT = nn.functional.pad(padded_BT, (0, 5), value=K)
+    padded_BTQ = pad_sequence(clips, batch_first=True, padding_value=K)
+    wider_BTQ = nn.functional.pad(padded_BTQ, (0, 0, 0, 5), value=K)
     with torch.no_grad():
         alone_BC = torch.cat([model(c[None], torch.tensor([len(c)])) for c in clips])
-        torch.testing.assert_close(model(padded_BT, lengths_B), alone_BC, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(model(wider_BT, lengths_B), alone_BC, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(padded_BTQ, lengths_B), alone_BC, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(wider_BTQ, lengths_B), alone_BC, rtol=1e-5, atol=1e-5)
     assert alone_BC.std(dim=0).min() > 1e-4, "clips must differ, or nothing is tested"
 
 
+@with_codebooks
 @pytest.mark.parametrize("name", SECTIONS)
-def test_padding_gets_no_gradient(name: str) -> None:
-    model = make_model(name)
-    model(torch.tensor([[1, 2, K], [3, K, K]]), torch.tensor([2, 1])).sum().backward()
-    table = next(m for m in model.modules() if isinstance(m, nn.Embedding))
-    assert table.weight.grad is not None
-    assert not table.weight.grad[K].any()
-    assert table.weight.grad[1:4].any(dim=1).all()
+def test_padding_gets_no_gradient(name: str, codebooks: int) -> None:
+    model = make_model(name, codebooks=codebooks)
+    tokens_BTQ = torch.tensor([[1, 2, K], [3, K, K]])[:, :, None].expand(-1, -1, codebooks)
+    model(tokens_BTQ, torch.tensor([2, 1])).square().sum().backward()
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.padding_idx == K]
+    assert len(tables) == codebooks
+    for table in tables:
+        assert table.weight.grad is not None
+        assert not table.weight.grad[K].any()
+        assert table.weight.grad[1:4].any(dim=1).all()
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("codebook", [0, 1, 2])
+def test_the_tokens_of_every_codebook_are_heard(name: str, codebook: int) -> None:
+    model, lengths_B = make_model(name, codebooks=3).eval(), torch.tensor([9])
+    tokens_BTQ = torch.randint(K, (1, 9, 3))
+    other_BTQ = tokens_BTQ.clone()
+    other_BTQ[0, 4, codebook] = (other_BTQ[0, 4, codebook] + 1) % K
+    with torch.no_grad():
+        difference_BC = model(tokens_BTQ, lengths_B) - model(other_BTQ, lengths_B)
+    assert difference_BC.abs().max() > 1e-6
+
+
+def test_embeddings_of_several_codebooks_are_summed_and_kept_apart() -> None:
+    embedding = TokenEmbedding(Vocabulary(K, 2), 4)
+    first, second = (table.weight for table in embedding.tables)
+    found_D = embedding(torch.tensor([[[3, 5]]]))[0, 0]
+    torch.testing.assert_close(found_D, first[3] + second[5])
+    assert not embedding(torch.tensor([[[K, K]]])).any()
+    assert num_parameters(embedding) == 2 * (K + 1) * 4
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -98,8 +140,8 @@ def test_the_lstm_is_torchs_over_packed_sequences(layers: int) -> None:
 
 def test_sizes_are_the_published_ones() -> None:
     with torch.device("meta"):
-        bert = BertClassifier(BertModel(kind="bert"), k=1024, num_classes=527)
-        lstm = build(LstmModel(kind="lstm"), 500, 543, LONGEST)
+        bert = BertClassifier(BertModel(kind="bert"), Vocabulary(1024), num_classes=527)
+        lstm = build(LstmModel(kind="lstm"), Vocabulary(500), 543, LONGEST)
     assert num_parameters(bert.encoder) == pytest.approx(86.6e6, abs=0.1e6)
     assert num_parameters(lstm) == pytest.approx(3.84e6, abs=0.005e6)
 
@@ -110,7 +152,7 @@ def test_berts_own_ids_stay_apart_from_tokens() -> None:
     assert isinstance(table, nn.Embedding)
     seen: list[torch.Tensor] = []
     table.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    model(torch.tensor([[0, K - 1, 3], [5, K, K]]), torch.tensor([3, 1]))
+    model(torch.tensor([[0, K - 1, 3], [5, K, K]])[:, :, None], torch.tensor([3, 1]))
     assert seen[0].tolist() == [[K + 1, 0, K - 1, 3], [K + 1, 5, K, K]]
     assert table.padding_idx == K
     assert table.num_embeddings == K + 3
@@ -121,7 +163,7 @@ def test_every_token_id_is_ordinary(name: str) -> None:
     """Ids 0 and k - 1 are tokens as all others: each gives logits of its own."""
     model = make_model(name).eval()
     with torch.no_grad():
-        logits_KC = model(torch.arange(K)[:, None], torch.ones(K, dtype=torch.int64))
+        logits_KC = model(torch.arange(K)[:, None, None], torch.ones(K, dtype=torch.int64))
     distances_KK = torch.cdist(logits_KC, logits_KC) + torch.eye(K)
     assert distances_KK.min() > 1e-5
 
@@ -129,22 +171,59 @@ def test_every_token_id_is_ordinary(name: str) -> None:
 def test_a_clip_too_long_for_bert_is_an_error_with_a_cure() -> None:
     section = BertModel.model_validate({**SMALL_BERT, "max_positions": 40})
     with pytest.raises(ConfigError, match="max_positions=41 or more"):
-        build(section, K, NUM_CLASSES, 40)
-    model = build(section, K, NUM_CLASSES, 39)
-    assert model(torch.zeros(1, 39, dtype=torch.int64), torch.tensor([39])).isfinite().all()
+        build(section, Vocabulary(K), NUM_CLASSES, 40)
+    model = build(section, Vocabulary(K), NUM_CLASSES, 39)
+    assert model(torch.zeros(1, 39, 1, dtype=torch.int64), torch.tensor([39])).isfinite().all()
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize(
+    ("name", "codebooks"), [*((name, 1) for name in SECTIONS), ("bert-mean", 2), ("lstm-mean", 2)]
+)
 def test_it_learns_a_few_clips_by_heart(
-    name: str, make_data: Callable[..., Any], make_fit: Callable[..., Any]
+    name: str, codebooks: int, make_data: Callable[..., Any], make_fit: Callable[..., Any]
 ) -> None:
     random = np.random.default_rng(0)
     labels = [[int(c) for c in np.flatnonzero(random.random(3) < 0.4)] for _ in range(24)]
     clips = [[*own, *random.integers(3, K, size=random.integers(2, 9)).tolist()] for own in labels]
+    # what is to be learnt is said by the last codebook
+    clips = [[(*[0] * (codebooks - 1), token) for token in clip] for clip in clips]
     data = make_data(clips, labels, (24, 0, 0), k=K, num_classes=3)
     fit = make_fit(data, epochs=100, batch_size=24, lr=0.02, weight_decay=0.0)
     prepare(fit.config)
-    model = make_model(name, num_classes=3)
+    model = make_model(name, codebooks=codebooks, num_classes=3)
     train(fit, model, Stop())
     logits_NC = logits_of(model, data, fit.rows, 24, fit.device)
     assert evaluate(logits_NC, data.targets(fit.rows), data.task)["map"] > 0.98
+
+
+def test_embeddings_start_from_what_tokens_stand_for() -> None:
+    vocabulary = vocabulary_of(2, k=400)
+    embedding = TokenEmbedding(vocabulary, 64, "centroids", std=0.5)
+    tokens_BTQ = torch.arange(400)[None, :, None].expand(1, -1, 2)
+    found_VD = embedding(tokens_BTQ)[0].detach()
+    assert not found_VD[399].any(), "silence stands for no centroid"
+    assert not embedding(torch.full((1, 1, 2), 400)).any()
+    assert found_VD[:399].std() == pytest.approx(0.5, rel=0.2)
+    assert vocabulary.centroids_QKN is not None
+    points_VN = torch.from_numpy(vocabulary.centroids_QKN.sum(axis=0))
+    apart, wanted = (torch.pdist(rows) for rows in (found_VD[:399], points_VN))
+    assert torch.corrcoef(torch.stack([apart, wanted]))[0, 1] > 0.9, "distances are kept, about"
+    embedding(tokens_BTQ).square().sum().backward()
+    for name, parameter in embedding.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+def test_attention_pools_a_clips_own_tokens_by_their_scores() -> None:
+    pool, values_BTD = AttentionPooling(4), torch.randn(2, 5, 4)
+    lengths_B = torch.tensor([3, 5])
+    found_BD = pool(values_BTD, real_tokens(lengths_B, 5))
+    for found_D, values_TD, length in zip(found_BD, values_BTD, lengths_B, strict=True):
+        own_TD = values_TD[:length]
+        scores_T = pool.score(torch.tanh(pool.hidden(own_TD)))[:, 0]
+        torch.testing.assert_close(found_D, scores_T.softmax(0) @ own_TD)
+    assert num_parameters(pool) == 4**2 + 2 * 4
+    with torch.no_grad():
+        pool.score.weight.zero_()  # all say as much: the mean
+    expected_BD = masked_mean(values_BTD, real_tokens(lengths_B, 5))
+    torch.testing.assert_close(pool(values_BTD, real_tokens(lengths_B, 5)), expected_BD)

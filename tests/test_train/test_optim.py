@@ -10,6 +10,7 @@ from torch import nn
 
 from configs.schema import BertModel, LstmModel, TrainConfig
 from train.models import build
+from train.models.embedding import Vocabulary
 from train.optim import build_optimizer, learning_rate
 
 SECTIONS = [
@@ -20,7 +21,7 @@ SECTIONS = [
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.kind)
 def test_only_weight_matrices_decay(section: BertModel | LstmModel) -> None:
-    model = build(section, 6, 3, 9)
+    model = build(section, Vocabulary(6), 3, 9)
     decay, keep = build_optimizer(model, 1e-3, 0.05).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decaying = {names[id(parameter)] for parameter in decay["params"]}
@@ -71,3 +72,20 @@ def test_a_constant_rate_stays_after_the_warm_up() -> None:
     assert rates[:10] == sorted(rates[:10])
     assert rates[9] < 1e-3
     assert set(rates[10:]) == {1e-3}
+
+
+@pytest.mark.parametrize(("num_steps", "warmup"), [(100, 0.3), (37, 0.1), (10, 0.5)])
+def test_one_cycle_is_torchs(num_steps: int, warmup: float) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.02, total_steps=num_steps, pct_start=warmup, cycle_momentum=False
+    )
+    expected = []
+    for _ in range(num_steps):
+        expected.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        if len(expected) < num_steps:
+            theirs.step()
+    config = TrainConfig(lr=0.02, schedule="one_cycle", warmup_share=warmup)
+    rates = [learning_rate(step, num_steps, config) for step in range(num_steps)]
+    assert rates == pytest.approx(expected, rel=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 
 from configs.errors import IntegrityError
 from configs.schema import Config, LinearModel
+from pipeline.verbs import run_verb
+from train import evaluate, fit
 from train.data import TokenData, open_data
-from train.jobs import WEIGHTS_NAME, jobs
+from train.jobs import CARD_NAME, WEIGHTS_NAME, jobs
 from train.models import build
 from train.predict import logits_of, model_logits
 
@@ -23,7 +26,7 @@ def test_rows_keep_their_order_whatever_the_batch(
 ) -> None:
     data = random_data((12, 0, 5))
     torch.manual_seed(0)
-    model = build(LinearModel(kind="linear", width=8), data.codebook.k, 4, data.longest).train()
+    model = build(LinearModel(kind="linear", width=8), data.vocabulary, 4, data.longest).train()
     rows = np.array([16, 3, 3, 0, 12])
     whole_NC = logits_of(model, data, rows, 100, CPU)
     assert whole_NC.shape == (5, 4)
@@ -51,3 +54,31 @@ def test_committed_models_are_read_back_and_altered_ones_refused(
         weights.write_bytes(changed)
         with pytest.raises(IntegrityError, match=WEIGHTS_NAME):
             model_logits(config, job, data, rows)
+
+
+@pytest.mark.parametrize("combine", ["product", "residual"])
+def test_networks_of_several_codebooks_are_trained_and_scored(
+    combine: str, copy_run: Callable[..., Config]
+) -> None:
+    over = {"name": "several", "k": 8, "codebooks": 2, "combine": combine}
+    models = {
+        "linear": {"kind": "linear", "width": 8, "embedding": "centroids"},
+        "bert": {
+            "kind": "bert",
+            "layers": 1,
+            "width": 8,
+            "heads": 2,
+            "embedding": "centroids",
+            "pooling": "attention",
+        },
+    }
+    config = copy_run(codebook=over, models=models, model="linear,bert", train={"epochs": 2})
+    for verb in ("codebook", "tokenize"):
+        assert run_verb(config, verb) == 0
+    assert fit.run(config) == 0
+    assert evaluate.run(config) == 0
+    for job in jobs(config):
+        assert job.name.startswith("several-")
+        card = json.loads((job.directory / CARD_NAME).read_text())
+        assert card["codebooks"] == 2
+        assert (job.directory / "eval.json").exists()

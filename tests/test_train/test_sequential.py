@@ -71,16 +71,20 @@ def test_steps_are_cut_as_the_streams_are(random_data: MakeData, make_fit: MakeF
         assert step.waited_s >= 0
 
 
-def test_batches_hold_what_the_set_holds(random_data: MakeData, make_fit: MakeFit) -> None:
-    data = random_data((9, 2, 2))
+@pytest.mark.parametrize("codebooks", [1, 3])
+def test_batches_hold_what_the_set_holds(
+    codebooks: int, random_data: MakeData, make_fit: MakeFit
+) -> None:
+    data = random_data((9, 2, 2), codebooks=codebooks)
     one = make_fit(data, reader="webdataset", epochs=1, micro_batch_size=3)
     for step in one.reader.steps(Place(0, 0)):
         for batch in step.batches:
             (known,) = data.batches(batch.rows_B, 3)
-            for name in ("tokens_BT", "lengths_B", "targets_BC", "weights_B"):
+            for name in ("tokens_BTQ", "lengths_B", "targets_BC", "weights_B"):
                 found, wanted = getattr(batch, name), getattr(known, name)
                 assert found.dtype == wanted.dtype
                 assert torch.equal(found, wanted), name
+            assert batch.tokens_BTQ.shape[2] == codebooks
 
 
 def test_every_training_clip_comes_once_an_epoch_and_no_other(
@@ -118,7 +122,7 @@ def trained(one: Fit, section: Any, at_step: int | None = None) -> nn.Module:
     """Train to the end, or until SIGTERM comes in the middle of a step."""
     prepare(one.config)
     data = one.data
-    model = build(section, data.codebook.k, len(data.classes), data.longest)
+    model = build(section, data.vocabulary, len(data.classes), data.longest)
     forwards = iter(range(1, 10_000))
 
     def hook(module: nn.Module, _: Any) -> None:

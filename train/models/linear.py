@@ -1,7 +1,7 @@
 """Token embedding, mean over the clip, one linear layer: order plays no part.
 
 Source: audio-tokens' "simple" model, whose mean took the padding in; this one does not.
-Parameters: (k + 1) D + (D + 1) C.
+Parameters: Q (k + 1) D + (D + 1) C.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ import torch
 from torch import nn
 
 from configs.schema import LinearModel
+from train.models.embedding import TokenEmbedding, Vocabulary
 from train.models.pooling import masked_mean, real_tokens
 
 
 class LinearClassifier(nn.Module):
-    """Legend: B clips, T tokens, D dimensions, C classes."""
+    """Legend: B clips, T tokens, Q codebooks, D dimensions, C classes."""
 
-    def __init__(self, config: LinearModel, k: int, num_classes: int) -> None:
+    def __init__(self, config: LinearModel, vocabulary: Vocabulary, num_classes: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(k + 1, config.width, padding_idx=k)
+        self.embedding = TokenEmbedding(vocabulary, config.width, config.embedding)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.width, num_classes)
 
-    def forward(self, tokens_BT: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        embedded_BTD = self.embedding(tokens_BT)
-        pooled_BD = masked_mean(embedded_BTD, real_tokens(lengths_B, tokens_BT.shape[1]))
+    def forward(self, tokens_BTQ: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        embedded_BTD = self.embedding(tokens_BTQ)
+        pooled_BD = masked_mean(embedded_BTD, real_tokens(lengths_B, tokens_BTQ.shape[1]))
         logits_BC: torch.Tensor = self.head(self.dropout(pooled_BD))
         return logits_BC
 
 
-def build_linear(config: LinearModel, k: int, num_classes: int, _longest: int) -> nn.Module:
-    return LinearClassifier(config, k, num_classes)
+def build_linear(
+    config: LinearModel, vocabulary: Vocabulary, num_classes: int, _longest: int
+) -> nn.Module:
+    return LinearClassifier(config, vocabulary, num_classes)

@@ -1,4 +1,4 @@
-"""Token embedding and a bidirectional LSTM; its last states, or the mean of all, are classified.
+"""Token embedding and a bidirectional LSTM; its last states, or a mean of all, are classified.
 
 Source: audio-tokens' LSTM (embedding 256, hidden 512, one layer: 3.84 M parameters at k = 500 and
 543 classes), over each clip's true length. Results equal torch's LSTM over packed sequences,
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from configs.schema import LstmModel
-from train.models.pooling import masked_mean, real_tokens
+from train.models.embedding import TokenEmbedding, Vocabulary
+from train.models.pooling import AttentionPooling, masked_mean, real_tokens
 
 
 class BidirectionalLstm(nn.Module):
@@ -58,26 +59,33 @@ def _pick(values_BTD: torch.Tensor, positions_BT: torch.Tensor) -> torch.Tensor:
 
 
 class LstmClassifier(nn.Module):
-    """Legend: B clips, T tokens, D = 2 H dimensions of both directions, C classes."""
+    """Legend: B clips, T tokens, Q codebooks, D = 2 H dimensions of both directions, C classes."""
 
-    def __init__(self, config: LstmModel, k: int, num_classes: int) -> None:
+    def __init__(self, config: LstmModel, vocabulary: Vocabulary, num_classes: int) -> None:
         super().__init__()
         self.pooling = config.pooling
-        self.embedding = nn.Embedding(k + 1, config.width, padding_idx=k)
+        self.embedding = TokenEmbedding(vocabulary, config.width, config.embedding)
         self.lstm = BidirectionalLstm(config.width, config.hidden, config.layers)
+        self.attention = (
+            AttentionPooling(2 * config.hidden) if config.pooling == "attention" else None
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(2 * config.hidden, num_classes)
 
-    def forward(self, tokens_BT: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        states_BTD = self.lstm(self.embedding(tokens_BT), lengths_B)
-        if self.pooling == "mean":
-            mask_BT = real_tokens(lengths_B, tokens_BT.shape[1])
-            pooled_BD = masked_mean(states_BTD, mask_BT)
-        else:
+    def forward(self, tokens_BTQ: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        states_BTD = self.lstm(self.embedding(tokens_BTQ), lengths_B)
+        mask_BT = real_tokens(lengths_B, tokens_BTQ.shape[1])
+        if self.pooling == "last":
             pooled_BD = last_states(states_BTD, lengths_B)
+        elif self.attention is not None:
+            pooled_BD = self.attention(states_BTD, mask_BT)
+        else:
+            pooled_BD = masked_mean(states_BTD, mask_BT)
         logits_BC: torch.Tensor = self.head(self.dropout(torch.relu(pooled_BD)))
         return logits_BC
 
 
-def build_lstm(config: LstmModel, k: int, num_classes: int, _longest: int) -> nn.Module:
-    return LstmClassifier(config, k, num_classes)
+def build_lstm(
+    config: LstmModel, vocabulary: Vocabulary, num_classes: int, _longest: int
+) -> nn.Module:
+    return LstmClassifier(config, vocabulary, num_classes)
