@@ -17,17 +17,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.audio.cells import Cells
+from pipeline.audio import cells
 from pipeline.audio.distinct import distinct
-from pipeline.audio.engines import Build, Engine, Floats, Gemm, Indices, RowsTE
+from pipeline.audio.engines import (
+    SMALLEST,
+    UNIT_ROUNDOFF,
+    Build,
+    Engine,
+    Floats,
+    Gemm,
+    Indices,
+    RowsTE,
+    rounding_terms,
+)
 from pipeline.audio.steps import VectorsTD
 from pipeline.audio.threads import one_blas_thread
 
-UNIT_ROUNDOFF = 2.0**-24  # of float32
-SMALLEST = 2.0**-149  # of float32, above 0
+REFERENCE_ROUNDOFF = 2.0**-53
+LARGEST = float(np.finfo(np.float32).max)
 RESCORE_PAIRS = 65_536
-ROWS_A_THREAD = 16_384
-MANY_ROWS = 2**20
 
 CentroidsKD = npt.NDArray[np.float32]
 DistancesT = npt.NDArray[np.float32]
@@ -55,6 +63,7 @@ class Assigner:
         weight_KE = exact_KD - mean_D
         self._mean_E = np.append(mean_D, np.float32(0))
         self._largest_norm = float(np.linalg.norm(weight_KE, axis=1).max())
+        self._largest_given = float(np.linalg.norm(exact_KD, axis=1).max())
         if metric == "l2":
             bias_K1 = -(weight_KE**2).sum(axis=1, keepdims=True) / 2
             weight_KE = np.concatenate([weight_KE, bias_K1], axis=1)
@@ -77,9 +86,9 @@ class Assigner:
                 with ThreadPoolExecutor(engine.num_threads) as pool:
                     found = list(pool.map(search, parts))
         found_T = np.concatenate([found_P for found_P, _ in found])
-        starts = np.cumsum([0, *map(len, parts)])
+        starts = np.cumsum([0, *map(len, parts)])[:-1]
         close = np.concatenate(
-            [start + close_P for start, (_, close_P) in zip(starts, found, strict=False)]
+            [start + close_P for start, (_, close_P) in zip(starts, found, strict=True)]
         )
         if len(close):
             found_T[close] = self._decide(vectors_TD[close])
@@ -88,19 +97,22 @@ class Assigner:
     @property
     def rows_at_a_time(self) -> int:
         """How many vectors `tokens` should have at once, if there are so many."""
-        return self._engine_for(MANY_ROWS).rows_at_a_time
+        many = cells.rows_at_a_time(len(self._centroids_KD))
+        return many if self._uses_cells(many) else self.engine.rows_at_a_time
 
     def _engine_for(self, num_rows: int) -> Engine:
-        """That which was asked for, on a CPU's cores for many rows with most centroids ruled
-        out."""
-        if self.engine is self._gemm and Cells.pay(num_rows, len(self._centroids_KD)):
-            return self._cells
-        return self.engine
+        """The engine that was asked for; of a CPU, and for enough rows, behind one that rules most
+        centroids out."""
+        return self._cells if self._uses_cells(num_rows) else self.engine
+
+    def _uses_cells(self, num_rows: int) -> bool:
+        is_worth_it = cells.worthwhile(num_rows, len(self._centroids_KD))
+        return is_worth_it and not self.engine.is_on_gpu
 
     @cached_property
-    def _cells(self) -> Cells:
+    def _cells(self) -> Engine:
         place_KD = self._centroids_KD if self.metric == "cosine" else self._weight_KE[:, :-1]
-        return Cells(self._weight_KE, place_KD, self._gemm)
+        return cells.Cells(self._weight_KE, place_KD, self.engine)
 
     def nearest(self, vectors_TD: VectorsTD) -> tuple[TokensT, DistancesT]:
         """Tokens [T], and the squared distance [T] of each vector to its centroid: the same bits
@@ -114,7 +126,8 @@ class Assigner:
         vectors_TD = unit(vectors_TD) if self.metric == "cosine" else vectors_TD
         _, first_T = self.nearest(vectors_TD)
         rows_TE = self._rows(vectors_TD)
-        found = self.engine.search(rows_TE)
+        with one_blas_thread:
+            found = self.engine.search(rows_TE)  # not cells: they may leave the second best out
         gap_T = found.best_T - found.second_T
         gap_T[gap_T <= 2 * self._bound_at(rows_TE, found.best_T)] = 0
         return first_T, first_T + 2 * gap_T
@@ -125,15 +138,15 @@ class Assigner:
         none = np.zeros(0, dtype=np.int64)
         if len(rows_TE) == 0:
             return none, none
-        largest = float(max(rows_TE.max(), -rows_TE.min()))
-        if not np.isfinite(largest):
-            raise ValueError("vectors to tokenise hold NaN or infinite values")
+        longest = float(max(rows_TE.max(), -rows_TE.min())) * np.sqrt(rows_TE.shape[1])
+        if not (longest + self._largest_norm) ** 2 < LARGEST:
+            raise ValueError("vectors or centroids hold NaN, infinite or too large values")
         if len(self._number_K) == 1:
             return np.zeros(len(rows_TE), dtype=np.int64), none
         found = engine.search(rows_TE)
         gap_T = found.best_T - found.second_T
-        longest = np.array([largest * np.sqrt(rows_TE.shape[1])])
-        candidates = np.flatnonzero(gap_T <= 2 * self._rounding_bound(longest, np.inf))
+        most = self._rounding_bound(np.array([longest]), np.inf)
+        candidates = np.flatnonzero(gap_T <= 2 * most)
         bound_C = self._bound_at(rows_TE[candidates], found.best_T[candidates])
         return found.index_T, candidates[gap_T[candidates] <= 2 * bound_C]
 
@@ -161,17 +174,17 @@ class Assigner:
         away_T = np.sqrt(np.maximum(norm_T**2 - 2 * least_T, 0))
         return self._rounding_bound(norm_T, norm_T + away_T)
 
-    def _rounding_bound(self, norm_T: Doubles, reach_T: Any) -> Doubles:
-        """Of scores of rows with these norms and centroids of up to `reach_T`.
-
-        The standard bound of an inner product of n numbers is n u |x||c| (Higham, Accuracy and
-        Stability of Numerical Algorithms, section 3.1); centring rounds once or twice more, and
-        below the smallest normal number rounding is absolute.
-        """
-        terms = self._centroids_KD.shape[1] + 16
-        reach_T = np.minimum(reach_T, self._largest_norm)
-        size_T = norm_T * reach_T + (reach_T**2 / 2 if self.metric == "l2" else 0)
-        return np.asarray(terms * (UNIT_ROUNDOFF * size_T + SMALLEST))
+    def _rounding_bound(self, norm_T: Doubles, longest_T: Any) -> Doubles:
+        """Of scores of rows with these norms, and of centroids of up to `longest_T`; with what the
+        reference rounds, so that a tie of its own making comes to it, too."""
+        longest_T = np.minimum(longest_T, self._largest_norm)
+        if self.metric == "l2":
+            size_T = norm_T * longest_T + longest_T**2 / 2
+            decided_T = (norm_T + longest_T) ** 2
+        else:
+            size_T, decided_T = norm_T * longest_T, norm_T * self._largest_given
+        rounded_T = UNIT_ROUNDOFF * size_T + REFERENCE_ROUNDOFF * decided_T + SMALLEST
+        return np.asarray(rounding_terms(self._centroids_KD.shape[1]) * rounded_T)
 
     def _decide(self, vectors_TD: VectorsTD) -> Indices:
         """The best of the centroids whose scores are within reach of the best score."""
@@ -214,10 +227,10 @@ class Assigner:
 
 
 def _in_parts(vectors_TD: VectorsTD, engine: Engine) -> list[VectorsTD]:
-    """Parts of about the size that an engine wants, and one for each thread where that is enough
-    for it."""
+    """Parts of about as many rows as an engine wants; down to half of that, if more of them leave
+    no thread idle."""
     num_parts = round(len(vectors_TD) / engine.rows_at_a_time)
-    if len(vectors_TD) >= engine.num_threads * ROWS_A_THREAD:
+    if 2 * len(vectors_TD) >= engine.num_threads * engine.rows_at_a_time:
         num_parts = max(num_parts, engine.num_threads)
     return np.array_split(vectors_TD, max(1, num_parts))
 

@@ -72,6 +72,7 @@ class Fused:
     """One GPU, by a kernel of Triton's."""
 
     num_threads = 1
+    is_on_gpu = True
 
     def __init__(self, weight_KE: RowsTE, device: str = "cuda") -> None:
         self._device = torch.device(device)

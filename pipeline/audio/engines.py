@@ -23,14 +23,25 @@ RowsTE = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
+UNIT_ROUNDOFF = 2.0**-24  # of float32
+SMALLEST = 2.0**-126  # of float32 in full precision; an engine may take less for 0
+
 SCORES_AT_A_TIME = 2**19  # 2 MB of them: what was multiplied is compared while it is in the cache
 FEWEST_ROWS, MOST_ROWS = 64, 1024  # of a block
 
 
+def rounding_terms(num_dims: int) -> int:
+    """n of the bound n u |x||w| on the error of a score: its terms, and some for what rows, weights
+    and a bias were rounded to before (Higham, Accuracy and Stability of Numerical Algorithms,
+    section 3.1)."""
+    return num_dims + 16
+
+
 @dataclass(frozen=True)
 class Found:
-    """For each row the first of the best weights, its score, and the score of the second best
-    (minus infinity where there is one weight only)."""
+    """For each row the first of the best weights, its score, and the score of the next of those
+    that were compared (minus infinity where there is none); one that was not compared cannot be
+    the best."""
 
     index_T: Indices
     best_T: Floats
@@ -48,6 +59,9 @@ class Engine(Protocol):
     def num_threads(self) -> int:
         """How many threads should call `search` at once."""
 
+    @property
+    def is_on_gpu(self) -> bool: ...
+
     def search(self, rows_TE: RowsTE) -> Found: ...
 
 
@@ -56,6 +70,7 @@ class Gemm:
     the rows, not a product (`one_blas_thread`)."""
 
     rows_at_a_time = 16_384
+    is_on_gpu = False
 
     def __init__(self, weight_KE: RowsTE) -> None:
         self._weight_EK = np.ascontiguousarray(weight_KE.T)
@@ -103,7 +118,8 @@ class Faiss:
     def __init__(self, weight_KE: RowsTE, device: str = "cpu") -> None:
         index: faiss.Index = faiss.IndexFlatIP(weight_KE.shape[1])
         index.add(np.ascontiguousarray(weight_KE))
-        self._index = faiss.index_cpu_to_all_gpus(index) if device == "cuda" else index
+        self.is_on_gpu = device == "cuda"
+        self._index = faiss.index_cpu_to_all_gpus(index) if self.is_on_gpu else index
 
     def search(self, rows_TE: RowsTE) -> Found:
         best_T2, index_T2 = self._index.search(rows_TE, 2)
