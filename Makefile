@@ -79,5 +79,5 @@ report: $(READY) ## write the HTML report of the trained models
 bench: $(READY) ## measure against peers: NAME=ingest, plan, cluster, stream ...
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
-torture: $(READY) ## long trials of the promises: NAME=ingest, cluster or stream
+torture: $(READY) ## long trials of the promises: NAME=ingest, cluster, stream or train
 	$(BIN)/python -m tests.torture.$(NAME) $(ARGS)

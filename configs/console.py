@@ -21,10 +21,13 @@ from rich.progress import Progress as RichProgress
 
 FIRST_LINE_S = 5.0  # without a terminal; each further line waits half as long again
 
+is_quiet = False  # set in processes beside one that says it all
+
 
 def say(text: str) -> None:
     """One line for a person, on standard output, visible at once."""
-    print(text, flush=True)  # noqa: T201 - this is where the project prints
+    if not is_quiet:
+        print(text, flush=True)  # noqa: T201 - this is where the project prints
 
 
 def counted(number: int, what: str) -> str:
@@ -52,7 +55,7 @@ class Progress:
         self._before, self._done, self._amount, self._note = done, done, 0, ""
         self._started_s = time.monotonic()
         self._next_line_s = self._started_s + FIRST_LINE_S
-        self._bar = _rich_bar() if sys.stdout.isatty() else None
+        self._bar = _rich_bar() if sys.stdout.isatty() and not is_quiet else None
 
     def __enter__(self) -> Self:
         if self._bar is not None:

@@ -148,23 +148,38 @@ Model = Annotated[
 
 
 class TrainConfig(Section):
-    """The recipe of the training loop; a model may set its own `epochs` and `lr`."""
+    """The recipe of the training loop; a model may set its own `epochs` and `lr`.
+
+    The schedule `plateau` stays at `lr` after its warm-up, and multiplies it by `plateau_factor`
+    whenever `plateau_patience` validations in a row brought no higher mAP. `early_stop` ends the
+    training after that many. `select` says which weights a training ends with: its last ones, or
+    those that scored highest in validation. With `average_decay`, as 0.999, what is validated and
+    kept is the exponential moving average of the weights.
+
+    Under `torchrun`, `batch_size` is shared by all ranks, `micro_batch_size` is each one's.
+    """
 
     epochs: PositiveInt = 20
     batch_size: PositiveInt = 128  # clips per optimizer step
     micro_batch_size: PositiveInt | None = None  # clips per forward; None: batch_size
     lr: PositiveFloat = 1e-3
-    schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
+    schedule: Literal["cosine", "constant", "one_cycle", "plateau"] = "cosine"
     warmup_share: Share = 0.1  # of all steps
+    plateau_patience: PositiveInt = 3  # of schedule=plateau
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     weight_decay: NonNegativeFloat = 0.05
     clip_norm: PositiveFloat = 1.0
+    average_decay: Share | None = None  # None: no average
     label_smoothing: Share = 0.0
     focal_gamma: NonNegativeFloat = 0.0  # 0: plain cross-entropy
     pos_weight_cap: Annotated[float, Field(ge=1)] | None = None  # None: all clips weigh the same
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None  # CPU threads; None: torch's own choice
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # each rank a whole model, or a shard of every layer
     evaluate_every_epochs: PositiveInt = 1
+    early_stop: PositiveInt | None = None  # validations; None: never
+    select: Literal["last", "best"] = "last"
     checkpoint_every_steps: PositiveInt = 200
     keep_checkpoints: PositiveInt = 2
     seed: Seed = 0
@@ -172,6 +187,12 @@ class TrainConfig(Section):
     @property
     def forward_size(self) -> int:
         return min(self.micro_batch_size or self.batch_size, self.batch_size)
+
+    @property
+    def heeds_validation(self) -> bool:
+        """Whether scores of validations decide weights."""
+        is_judged = self.early_stop is not None or self.select == "best"
+        return is_judged or self.schedule == "plateau"
 
 
 # --- the root --------------------------------------------------------------------------------

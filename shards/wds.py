@@ -36,6 +36,7 @@ def token_pipeline(
     epoch: int = 0,
     buffer_clips: int = 0,
     check: Check | None = None,
+    is_split: bool = True,
 ) -> DataPipeline:
     """Clips of token shards, one by one: dicts of `__key__`, `__url__`, `tokens` uint16 [T, Q] and
     `label_ids` int16 [labels].
@@ -52,6 +53,7 @@ def token_pipeline(
             starts its workers anew starts the count anew: make a pipeline an epoch, or keep them.
         buffer_clips: clips that are shuffled among each other, at most; needs a seed.
         check: is called with every column read, and raises for a bad one.
+        is_split: whether nodes and workers share the shards out; else each one reads them all.
     """
     import webdataset as wds  # it imports torch where there is one
 
@@ -60,8 +62,8 @@ def token_pipeline(
     return wds.DataPipeline(
         wds.SimpleShardList(urls),
         _shuffled(ALL, seed, epoch),
-        wds.split_by_node,
-        wds.split_by_worker,
+        wds.split_by_node if is_split else None,
+        wds.split_by_worker if is_split else None,
         wds.tarfile_to_samples(handler=_refuse),
         partial(clips_of_blocks, check=check),
         _shuffled(buffer_clips, seed, epoch),

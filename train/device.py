@@ -8,13 +8,20 @@ from configs.errors import InputError
 from configs.schema import TrainConfig
 
 
-def choose_device(asked: str) -> torch.device:
-    """The device to train on; raises InputError for a GPU that is not there."""
-    if asked == "cuda" and not torch.cuda.is_available():
+def choose_device(asked: str, number: int = 0) -> torch.device:
+    """The device to train on, for process 0, 1 ... of this host; raises InputError for a GPU that
+    is not there."""
+    has_gpu = torch.cuda.is_available()
+    if asked == "cpu" or (asked == "auto" and not has_gpu):
+        return torch.device("cpu")
+    if not has_gpu:
         raise InputError("train.device=cuda, but torch sees no GPU; use auto or cpu")
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(asked)
+    if number >= torch.cuda.device_count():
+        raise InputError(
+            f"process {number} of this host has no GPU of its own: torch sees "
+            f"{torch.cuda.device_count()}; start fewer (torchrun --nproc-per-node) or use cpu"
+        )
+    return torch.device("cuda", number)
 
 
 def uses_bf16(config: TrainConfig, device: torch.device) -> bool:

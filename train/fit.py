@@ -5,39 +5,48 @@ What is committed is seen before torch is imported, so a second `fit` answers at
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
+from configs import console
 from configs.console import say
 from configs.errors import Preempted
 from configs.load import dump_config, load_config
 from configs.schema import Config
 from shards.atomic import sweep, write_whole
+from shards.commit import fingerprint
 from shards.events import timed
 from shards.layout import Layout
 from shards.lock import hold
 from shards.stream.remote import files_of
+from shards.stream.schedule import World
 from train.jobs import Job, jobs, recipe
 from train.stop import Stop
+from train.world import world_of
 
 OF_THE_PIPELINE = ("run", "source", "shards", "audio", "frames", "quarantine", "cluster")
 
 
 def run(config: Config) -> int:
-    """Train what is not trained yet; a killed run goes on from its newest checkpoint.
+    """Train what is not trained yet; a killed run goes on from its newest checkpoint. Of several
+    ranks, the first one writes, and speaks.
 
     Raises Preempted where a signal came, once what can be saved is saved, and InputError for a
     `data.remote` of no known kind.
     """
-    layout = Layout(config.run)
-    stop = Stop()
+    layout, world = Layout(config.run), world_of(os.environ)
+    stop, is_first = Stop(), world.rank == 0
+    console.is_quiet = not is_first
     files_of(layout.root, config.data)  # an address that nobody can read is not kept
-    with timed(layout, "fit"):
+    with timed(layout, "fit") if is_first else nullcontext():
         for job in jobs(config):
             if stop.asked:  # in the last step of the model before
                 raise Preempted(f"stopped before fit {job.name}; run again")
-            with hold(job.directory / "fit.lock"):
-                fit_job(config, job, stop)
-        _save_config(config, layout, job.partial)
+            with hold(job.directory / "fit.lock") if is_first else nullcontext():
+                fit_job(config, job, stop, world)
+        if is_first:
+            _save_config(config, layout, job.partial)
     return 0
 
 
@@ -50,13 +59,16 @@ def _save_config(config: Config, layout: Layout, partial: Path) -> None:
     write_whole(partial, layout.config, text.encode())
 
 
-def fit_job(config: Config, job: Job, stop: Stop) -> None:
+def fit_job(config: Config, job: Job, stop: Stop, world: World) -> None:
     """Train and commit one model, unless it is committed."""
-    fingerprint = job.log.open(recipe(config, job), job.checkpoints)
+    decided = recipe(config, job)
+    if world.rank == 0:
+        job.log.open(decided, job.checkpoints)
     if job.record() is not None:
         say(f"fit {job.name}: committed, nothing to do")
         return
     from train.trainers import train_and_commit  # torch and transformers take ten seconds
 
-    sweep(job.partial)
-    train_and_commit(config, job, fingerprint, stop)
+    if world.rank == 0:
+        sweep(job.partial)
+    train_and_commit(config, job, fingerprint(decided), stop, world)

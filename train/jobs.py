@@ -23,13 +23,8 @@ CARD_NAME = "model.json"
 CHECKPOINTS_NAME = "checkpoints"
 FORMAT = 2
 # Settings of `train` that decide speed and safety, but no weights.
-FREE_SETTINGS = {
-    "device",
-    "threads",
-    "checkpoint_every_steps",
-    "keep_checkpoints",
-    "evaluate_every_epochs",
-}
+FREE_SETTINGS = {"device", "threads", "parallel", "checkpoint_every_steps", "keep_checkpoints"}
+OF_VALIDATION = {"evaluate_every_epochs"}
 
 
 @dataclass(frozen=True)
@@ -114,4 +109,6 @@ def _data_recipe(config: Config, job: Job) -> dict[str, Any]:
 def _training_recipe(config: Config, job: Job) -> dict[str, Any]:
     if not isinstance(job.model, NeuralModel):
         return {}
-    return job.settings(config.train).model_dump(mode="json", exclude=FREE_SETTINGS)
+    settings = job.settings(config.train)
+    free = FREE_SETTINGS if settings.heeds_validation else FREE_SETTINGS | OF_VALIDATION
+    return settings.model_dump(mode="json", exclude=free)

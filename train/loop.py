@@ -1,8 +1,9 @@
 """The training loop: exact accumulation, checkpoints, and the same weights after any kill.
 
-Nothing here depends on what happened before a step except model, optimizer and the position in
-the stream: the learning rate is a function of the step, the clips of the position, and dropout's
-seed of (seed, step, micro-batch). So a resumed run computes what the undisturbed one computes.
+Nothing here depends on what happened before a step except the learner, the position in the stream
+and the scores of validations: the learning rate is a function of the step (and of those), the clips
+of the position, and dropout's seed of (seed, step, micro-batch, rank). So a resumed run computes
+what the undisturbed one computes. Ranks do the same steps, each with a part of every batch.
 """
 
 from __future__ import annotations
@@ -29,21 +30,23 @@ from shards.stream.stream import Step
 from train import checkpoint
 from train.data import Batch, Rows, TokenData, padding_share
 from train.device import set_up_cpu, uses_bf16
+from train.history import History
 from train.jobs import CHECKPOINTS_NAME
 from train.journal import Journal
-from train.losses import LOSSES, Loss, build_loss
-from train.metrics import evaluate
-from train.optim import build_optimizer, learning_rate
-from train.predict import batch_logits
+from train.learner import Learner, build_learner
+from train.losses import Loss, build_loss
+from train.optim import learning_rate
+from train.ranks import Ranks, averaging, whole
 from train.readers import Reader, open_reader
 from train.stop import Stop
+from train.validation import validate
 
 LOG_EVERY_STEPS = 10
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One training: where it lives, what it trains on, and how."""
+    """One training: where it lives, what it trains on, how, and on which ranks."""
 
     title: str
     directory: Path
@@ -51,7 +54,7 @@ class Fit:
     fingerprint: str
     data: TokenData
     config: TrainConfig
-    device: torch.device
+    ranks: Ranks
 
     @cached_property
     def rows(self) -> Rows:
@@ -59,11 +62,15 @@ class Fit:
 
     @cached_property
     def reader(self) -> Reader:
-        return open_reader(self.data, self.rows, self.config)
+        return open_reader(self.data, self.rows, self.config, self.ranks.world)
 
     @cached_property
     def loss(self) -> Loss:
         return build_loss(self.config, self.data.task, lambda: self.data.count_classes(self.rows))
+
+    @cached_property
+    def is_validated(self) -> bool:
+        return len(self.data.rows("valid")) > 0
 
     @property
     def schedule(self) -> Schedule:
@@ -90,58 +97,82 @@ class Fit:
     def journal(self) -> Journal:
         return Journal(self.directory / JOURNAL_NAME, self.partial)
 
+    def log(self, record: dict[str, object]) -> None:
+        if self.ranks.is_first:
+            self.journal.append(record)
 
-def train(fit: Fit, model: nn.Module, stop: Stop) -> None:
-    """Train to the end, from the newest checkpoint if there is one.
 
-    Raises Preempted after a signal, with a checkpoint of the step in which it came, or after which
-    it came in a validation or a wait for data (where nothing is left to do, the training ends);
-    TrainingFailed where the loss stops being a number, with the last good checkpoint kept.
+def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
+    """Train to the end, from the newest checkpoint if there is one; returns the weights, whole, on
+    the CPU.
+
+    Raises Preempted after a signal to any rank, with a checkpoint of the step in which it came, or
+    after which it came in a validation or a wait for data (where nothing is left to do, the
+    training ends); TrainingFailed where the loss stops being a number, with the last good
+    checkpoint kept.
     """
-    model.to(fit.device).train()
-    optimizer = build_optimizer(model, fit.config.lr, fit.config.weight_decay)
-    first_step, place = _resume(fit, model, optimizer)
+    learner = build_learner(fit.config, model, fit.ranks)
+    done, place, history = _resume(fit, learner)
     with (
         stop.deferring(),
-        Progress(fit.title, fit.num_steps, "clips", first_step) as progress,
+        Progress(fit.title, fit.num_steps, "clips", done) as progress,
         # Closed also where an error keeps its frames alive.
         closing(stop.until_asked(fit.reader.steps(place))) as steps,
     ):
-        done, after = first_step, None
-        for done, step in enumerate(steps, first_step + 1):
-            after = step.after
-            log = _step(fit, model, optimizer, done - 1, step)
+        after = None
+        for step in fit.ranks.in_step(steps, fit.num_steps - done):
+            if history.is_over(fit.config):
+                break
+            log = _step(fit, learner, done, step, history)
+            done, after = done + 1, step.after
             _log(fit, done, after, log)
             _log_masked(fit, done, step)
             if done == fit.num_steps or done % fit.config.checkpoint_every_steps == 0:
-                _save(fit, model, optimizer, done, after)
+                _save(fit, learner, done, after, history)
             if fit.ends_evaluated_epoch(done):
-                _validate(fit, model, done, stop)
+                _validate(fit, learner, done, history, stop)
+                if fit.config.select == "best" and history.best_step == done:
+                    _save(fit, learner, done, after, history)
             progress.advance(int(log["clips"]), f"loss {log['loss']:.4f}")
-        if stop.asked and (done < fit.num_steps or _wants_validation(fit, done)):
+        if fit.ranks.any(stop.asked) and _is_unfinished(fit, done, history):
             if after is not None:  # else nothing is done that was not saved
-                _save(fit, model, optimizer, done, after)
+                _save(fit, learner, done, after, history)
             raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
+    return _chosen(fit, learner, history)
+
+
+def _is_unfinished(fit: Fit, done: int, history: History) -> bool:
+    if _lacks_validation(fit, done, history):
+        return True
+    return done < fit.num_steps and not history.is_over(fit.config)
+
+
+def _chosen(fit: Fit, learner: Learner, history: History) -> dict[str, torch.Tensor]:
+    if fit.config.select == "best" and (best := history.best_step) is not None:
+        path = fit.checkpoints / checkpoint.name_of(best)
+        checkpoint.restore(path, learner, fit.fingerprint)
+        say(f"{fit.title}: step {best} scored best, mAP {100 * history.scores[best]:.2f} %")
+    return learner.result()
 
 
 def _step(
-    fit: Fit,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    number: int,
-    step: Step[Batch],
+    fit: Fit, learner: Learner, number: int, step: Step[Batch], history: History
 ) -> dict[str, float]:
     """One optimizer update over a global batch, in micro-batches of the configured size."""
     started_s = time.monotonic()
-    lr = learning_rate(number, fit.num_steps, fit.config)
-    for group in optimizer.param_groups:
+    reductions = history.num_reductions(fit.config.plateau_patience)
+    lr = learning_rate(number, fit.num_steps, fit.config, reductions)
+    for group in learner.optimizer.param_groups:
         group["lr"] = lr
-    loss = accumulate(fit, model, step, number)
-    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), fit.config.clip_norm))
+    loss = accumulate(fit, learner.model, step, number)
+    parameters = learner.model.parameters()
+    grad_norm = float(whole(nn.utils.clip_grad_norm_(parameters, fit.config.clip_norm)))
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise TrainingFailed(_not_finite(fit, number, step, loss, grad_norm))
-    optimizer.step()
-    optimizer.zero_grad()
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    if learner.average is not None:
+        learner.average.update(number + 1)
     return {
         "loss": loss,
         "lr": lr,
@@ -156,24 +187,27 @@ def _step(
 
 
 def accumulate(fit: Fit, model: nn.Module, step: Step[Batch], number: int) -> float:
-    """Add the gradient of the mean loss over a step, one micro-batch at a time.
+    """Add the gradient of the mean loss over a global batch, one micro-batch at a time.
 
-    Every micro-batch divides by the clips of the whole batch that count, so uneven ones weigh right
-    and a masked clip weighs nothing. Returns the mean loss.
+    Every micro-batch divides by the clips of the whole batch that count, on all ranks, so uneven
+    ones weigh right and a masked clip weighs nothing; ranks average what they have only once, with
+    the last. Returns the mean loss over the global batch.
     """
-    total, num_counted = 0.0, max(1.0, sum(float(batch.weights_B.sum()) for batch in step.batches))
-    for micro, batch in enumerate(step.batches):
-        torch.manual_seed(_seed_of(fit.config.seed, number, micro))
-        part = batch.to(fit.device)
-        with torch.autocast(
-            fit.device.type, dtype=torch.bfloat16, enabled=uses_bf16(fit.config, fit.device)
-        ):
-            logits_BC = model(part.tokens_BTQ, part.lengths_B)
-        loss_B = fit.loss(logits_BC.float(), part.targets_BC)
-        loss = (loss_B * part.weights_B).sum() / num_counted
-        loss.backward()
+    ranks, total = fit.ranks, 0.0
+    (num_counted,) = ranks.total(sum(float(batch.weights_B.sum()) for batch in step.batches))
+    for micro, batch in enumerate(step.batches, 1):
+        torch.manual_seed(_seed_of(fit.config.seed, number, micro, ranks.world.rank))
+        part = batch.to(ranks.device)
+        with averaging(model, micro == len(step.batches)):
+            with torch.autocast(
+                ranks.device.type, torch.bfloat16, enabled=uses_bf16(fit.config, ranks.device)
+            ):
+                logits_BC = model(part.tokens_BTQ, part.lengths_B)
+            loss_B = fit.loss(logits_BC.float(), part.targets_BC)
+            loss = (loss_B * part.weights_B).sum() / max(1.0, num_counted)
+            (loss * ranks.count).backward()
         total += float(loss.detach())
-    return total
+    return ranks.total(total)[0]
 
 
 def _seed_of(*parts: int) -> int:
@@ -199,64 +233,60 @@ def _not_finite(fit: Fit, number: int, step: Step[Batch], loss: float, grad_norm
 # --- what is kept of it --------------------------------------------------------------------------
 
 
-def _resume(fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, Place]:
-    """The steps that are done, and where the stream goes on."""
-    newest = checkpoint.newest(fit.checkpoints, fit.partial)
-    if newest is None:
-        fit.journal.keep_until(0)
-        return 0, Place(0, 0)
-    step, cursor = checkpoint.restore(newest, model, optimizer, fit.fingerprint)
-    fit.journal.keep_until(step)
-    say(f"{fit.title}: going on after step {step} of {fit.num_steps}")
-    if _wants_validation(fit, step):
-        _validate(fit, model, step, Stop())
-    return step, fit.reader.sampler.place(cursor)
+def _resume(fit: Fit, learner: Learner) -> tuple[int, Place, History]:
+    """The steps that are done, where the stream goes on, and how validations went."""
+    if fit.ranks.is_first:
+        newest = checkpoint.newest(fit.checkpoints, fit.partial)
+        fit.journal.keep_until(checkpoint.step_of(newest) if newest else 0)
+    found = fit.ranks.told(str(newest or "") if fit.ranks.is_first else "")
+    history = History.of(fit.journal.read())
+    if not found:
+        return 0, Place(0, 0), history
+    done, cursor = checkpoint.restore(Path(found), learner, fit.fingerprint)
+    say(f"{fit.title}: going on after step {done} of {fit.num_steps}")
+    if _lacks_validation(fit, done, history):
+        _validate(fit, learner, done, history, Stop())
+    return done, fit.reader.sampler.place(cursor), history
 
 
-def _save(
-    fit: Fit, model: nn.Module, optimizer: torch.optim.Optimizer, done: int, cursor: Cursor
-) -> None:
-    checkpoint.save(fit.checkpoints, fit.partial, done, model, optimizer, cursor, fit.fingerprint)
-    checkpoint.keep_last(fit.checkpoints, fit.partial, fit.config.keep_checkpoints)
+def _save(fit: Fit, learner: Learner, done: int, cursor: Cursor, history: History) -> None:
+    place = fit.checkpoints, fit.partial
+    checkpoint.save(*place, done, learner, cursor, fit.fingerprint, fit.ranks)
+    if fit.ranks.is_first:
+        best = history.best_step if fit.config.select == "best" else None
+        checkpoint.keep_last(*place, fit.config.keep_checkpoints, best)
 
 
 def _log(fit: Fit, done: int, cursor: Cursor, log: dict[str, float]) -> None:
     if done % LOG_EVERY_STEPS == 0 or done in (1, fit.num_steps):
         epoch = round(cursor.epoch + cursor.position / len(fit.rows), 4)
-        fit.journal.append({"step": done, "epoch": epoch, **log})
+        fit.log({"step": done, "epoch": epoch, **log})
 
 
 def _log_masked(fit: Fit, done: int, step: Step[Batch]) -> None:
     """Which clips of a step weighed nothing because their blocks are damaged: nobody could tell
     once those are mended."""
     if fit.data.config.on_damage == "mask":
-        rows = np.concatenate(
-            [batch.rows_B[batch.weights_B.numpy() == 0] for batch in step.batches]
-        )
-        if ids := fit.data.masked(rows):
-            fit.journal.append({"step": done, "masked": ids})
+        weightless = [batch.rows_B[batch.weights_B.numpy() == 0] for batch in step.batches]
+        own = np.concatenate(weightless)
+        damaged = fit.ranks.concatenated(own[~np.isin(own, fit.data.whole(own))])
+        if len(damaged):
+            ids = [fit.data.ids[row] for row in np.unique(damaged).tolist()]
+            fit.log({"step": done, "masked": ids})
 
 
-def _validate(fit: Fit, model: nn.Module, done: int, stop: Stop) -> None:
-    """Log loss and mAP of the validation clips, where there are any. Gives up when it is asked to
-    stop: a resumed training makes up for it."""
-    rows = fit.data.whole(fit.data.rows("valid"))
-    if not len(rows) or stop.asked:
+def _validate(fit: Fit, learner: Learner, done: int, history: History, stop: Stop) -> None:
+    """Log how the validation clips fare, where there are any. Gives up when it is asked to stop: a
+    resumed training makes up for it."""
+    if not fit.is_validated:
         return
-    with closing(stop.until_asked(fit.data.batches(rows, fit.config.forward_size))) as batches:
-        parts = [*batch_logits(model, batches, fit.device)]
-    if stop.asked:
-        return
-    logits_NC, targets_NC = np.concatenate(parts), fit.data.targets(rows)
-    tensors = torch.from_numpy(logits_NC), torch.from_numpy(targets_NC)
-    loss = float(LOSSES[fit.data.task](*tensors).mean())
-    scores = evaluate(logits_NC, targets_NC, fit.data.task)
-    fit.journal.append({"step": done, "valid_loss": loss, "valid_map": scores["map"]})
+    with learner.averaged():
+        found = validate(learner.model, fit.data, fit.config.forward_size, fit.ranks, stop)
+    if found is not None:
+        fit.log({"step": done, **found})
+        history.scores[done] = found["valid_map"]
 
 
-def _wants_validation(fit: Fit, step: int) -> bool:
+def _lacks_validation(fit: Fit, step: int, history: History) -> bool:
     """Whether that of a step that is done is missing."""
-    if not (fit.ends_evaluated_epoch(step) and len(fit.data.rows("valid"))):
-        return False
-    records = fit.journal.read()
-    return not any(record["step"] == step and "valid_loss" in record for record in records)
+    return fit.ends_evaluated_epoch(step) and fit.is_validated and step not in history.scores

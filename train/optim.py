@@ -30,16 +30,16 @@ def build_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.o
     return torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=True)
 
 
-def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
-    """The rate of step 0, 1 ... : linear warm-up to `config.lr`, then constant, or half a cosine
-    to 0; or one cycle."""
+def learning_rate(step: int, num_steps: int, config: TrainConfig, num_reductions: int = 0) -> float:
+    """The rate of step 0, 1 ... : linear warm-up to `config.lr`, then constant, half a cosine to 0,
+    or lower by `plateau_factor` for each reduction; or one cycle."""
     if config.schedule == "one_cycle":
         return _one_cycle(step, num_steps, config)
     warmup_steps = config.warmup_share * num_steps
     if step < warmup_steps:
         return config.lr * (step + 1) / (warmup_steps + 1)
-    if config.schedule == "constant":
-        return config.lr
+    if config.schedule in ("constant", "plateau"):
+        return config.lr * config.plateau_factor**num_reductions
     progress = (step - warmup_steps) / max(1.0, num_steps - warmup_steps)
     return _half_cosine(config.lr, 0.0, progress)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator
 from typing import Protocol
 
-from configs.errors import InputError
 from configs.schema import TrainConfig
 from shards.stream.sampler import Sampler
-from shards.stream.schedule import Place
+from shards.stream.schedule import Place, World
 from shards.stream.stream import Step
 from train.data import Batch, Rows, TokenData
 from train.loader import LoaderProcesses
@@ -29,20 +27,19 @@ class Reader(Protocol):
         ...
 
 
-def open_reader(data: TokenData, rows: Rows, train: TrainConfig) -> Reader:
-    """The reader that the config names, of some rows. Raises InputError under torchrun: a training
-    is one process."""
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
-        raise InputError("fit trains in one process: start it by `python -m train fit`")
-    return READERS[data.config.reader](data, rows, train)
+def open_reader(
+    data: TokenData, rows: Rows, train: TrainConfig, world: World | None = None
+) -> Reader:
+    """The reader that the config names, of some rows and of this rank's part of every step."""
+    return READERS[data.config.reader](data, rows, train, world or World())
 
 
-def _stream(data: TokenData, rows: Rows, train: TrainConfig) -> Reader:
-    stream, num_workers = data.stream(rows, train), data.config.workers
+def _stream(data: TokenData, rows: Rows, train: TrainConfig, world: World) -> Reader:
+    stream, num_workers = data.stream(rows, train, world), data.config.workers
     return LoaderProcesses(stream, num_workers) if num_workers else stream
 
 
-READERS: dict[str, Callable[[TokenData, Rows, TrainConfig], Reader]] = {
+READERS: dict[str, Callable[[TokenData, Rows, TrainConfig, World], Reader]] = {
     "stream": _stream,
     "webdataset": SequentialStream,
 }

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from configs.console import say
 from configs.errors import IntegrityError
 from configs.schema import TrainConfig
 from shards.commit import REPAIR, fingerprint
 from shards.keys import key_of
 from shards.stream.sampler import Sampler
-from shards.stream.schedule import Place, Schedule
+from shards.stream.schedule import Part, Place, Schedule, World, parts_of
 from shards.stream.stream import Step
 from shards.wds import Checksums, token_pipeline
 from train.data import Batch, Rows, TokenData
@@ -52,10 +53,15 @@ class BufferOrder:
 
 
 class SequentialStream:
-    """Some rows of a token set in steps, by a webdataset pipeline an epoch."""
+    """Some rows of a token set in steps, by a webdataset pipeline an epoch. Every rank reads all
+    clips, in the same order, and keeps its part of a step: so they make the same number of steps,
+    whatever shards hold."""
 
-    def __init__(self, data: TokenData, rows: Rows, train: TrainConfig) -> None:
+    def __init__(
+        self, data: TokenData, rows: Rows, train: TrainConfig, world: World | None = None
+    ) -> None:
         self._data, self._rows, self._train = data, rows, train
+        self._world = world or World()
         order = BufferOrder(len(rows), train.seed, data.config.buffer_clips)
         schedule = Schedule(len(rows), train.batch_size, train.epochs)
         self.sampler = Sampler(data.source.fingerprint, rows, order, schedule)
@@ -63,13 +69,15 @@ class SequentialStream:
     def steps(self, place: Place) -> Generator[Step[Batch], None, None]:
         """All steps from a place on; raises IntegrityError where shards are damaged, or do not hold
         all clips."""
+        if place.position:
+            say(f"reader webdataset: what is left of epoch {place.epoch + 1} is drawn anew")
         clips = self._clips(place)
         for step in self.sampler.schedule.steps_from(place):
             began_s = time.perf_counter()
             taken = [*islice(clips, step.num_examples)]
-            starts = range(0, len(taken), self._train.forward_size)
+            parts = parts_of(len(taken), self._world, self._train.forward_size)
             yield Step(
-                batches=tuple(self._batch(taken[s : s + starts.step]) for s in starts),
+                batches=tuple(self._batch(taken, part) for part in parts),
                 num_examples=len(taken),
                 after=self.sampler.cursor(step.after),
                 waited_s=time.perf_counter() - began_s,
@@ -89,6 +97,7 @@ class SequentialStream:
             seed=int(fingerprint([self._train.seed, epoch, first])[:15], 16),
             buffer_clips=self._data.config.buffer_clips,
             check=Checksums.of(self._data.source.index),
+            is_split=False,
         )
         ours = (clip for clip in pipeline if clip["__key__"] in self._row_of)
         found = 0
@@ -105,7 +114,8 @@ class SequentialStream:
         """The rows of the clips by their keys."""
         return {key_of(self._data.ids[row]): row for row in self._rows.tolist()}
 
-    def _batch(self, clips: Sequence[Clip]) -> Batch:
+    def _batch(self, taken: Sequence[Clip], part: Part) -> Batch:
+        clips = [taken[place] for place in part.places.tolist()]
         lengths_B = np.array([len(clip["tokens"]) for clip in clips], dtype=np.int64)
         shape = (len(clips), lengths_B.max(), self._data.codebook.num_codebooks)
         tokens_BTQ = np.full(shape, self._data.pad_id, dtype=np.int64)
@@ -119,5 +129,5 @@ class SequentialStream:
             torch.from_numpy(tokens_BTQ),
             torch.from_numpy(lengths_B),
             torch.from_numpy(targets_BC),
-            torch.ones(len(clips)),
+            (torch.arange(len(clips)) < part.num_real).float(),
         )

@@ -7,39 +7,51 @@ from typing import Any
 
 import torch
 from safetensors.numpy import save as arrays_to_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import nn
 
-from configs.console import say
+from configs.console import counted, say
 from configs.data import WHICH
+from configs.errors import ConfigError
 from configs.schema import BagModel, Config
 from shards.atomic import Attempt, write_whole
 from shards.audit import JOURNAL_NAME, SPEC_NAME, Spec
 from shards.commit import CommitRecord, Written, ids_sha256
-from train.checkpoint import write_tensors
+from shards.stream.schedule import World
 from train.data import TokenData, open_data, say_masked
-from train.device import choose_device
 from train.jobs import CARD_NAME, STAGE, WEIGHTS_NAME, Job
 from train.journal import Journal
 from train.loop import Fit, prepare, train
 from train.models import build
+from train.ranks import Ranks, joined
 from train.sequential import NOTICE
 from train.stop import Stop
 
 
-def train_and_commit(config: Config, job: Job, fingerprint: str, stop: Stop) -> None:
-    """Train one model and commit its weights and card; goes on from its newest checkpoint."""
+def train_and_commit(config: Config, job: Job, fingerprint: str, stop: Stop, world: World) -> None:
+    """Train one model and commit its weights and card; goes on from its newest checkpoint. Of
+    several ranks, the first one commits."""
+    is_bag = isinstance(job.model, BagModel)
+    if is_bag and world.rank > 0:
+        return
     data = open_data(job.layout, job.tokens, config.split, job.fold, config.data)
-    with Attempt(job.partial, "model") as attempt:
-        weights = attempt.path(WEIGHTS_NAME)
-        if isinstance(job.model, BagModel):
-            from train.bag import fit_bag
+    if is_bag:
+        weights = _fit_bag(job, data)
+    else:
+        with joined(world, config.train, fingerprint) as ranks:
+            weights = tensors_to_bytes(_train(config, job, data, fingerprint, stop, ranks))
+    if world.rank == 0:
+        _commit(job, data, weights, fingerprint)
+        say_masked(_num_masked(job, data), "train")
 
-            weights.write_bytes(arrays_to_bytes(fit_bag(job.model, data)))
-            say(f"fit {job.name}: fitted on {len(data.rows('train'))} clips")
-        else:
-            write_tensors(_train(config, job, data, fingerprint, stop), weights)
-        attempt.path(CARD_NAME).write_text(json.dumps(card(job, data), indent=2) + "\n")
-        _commit(job, data, attempt, fingerprint)
-    say_masked(_num_masked(job, data), "train")
+
+def _fit_bag(job: Job, data: TokenData) -> bytes:
+    from train.bag import fit_bag
+
+    assert isinstance(job.model, BagModel)
+    weights = arrays_to_bytes(fit_bag(job.model, data))
+    say(f"fit {job.name}: fitted on {len(data.rows('train'))} clips")
+    return weights
 
 
 def card(job: Job, data: TokenData) -> dict[str, Any]:
@@ -57,7 +69,7 @@ def card(job: Job, data: TokenData) -> dict[str, Any]:
 
 
 def _train(
-    config: Config, job: Job, data: TokenData, fingerprint: str, stop: Stop
+    config: Config, job: Job, data: TokenData, fingerprint: str, stop: Stop, ranks: Ranks
 ) -> dict[str, torch.Tensor]:
     prepare(config.train)
     model = build(job.model, data.vocabulary, len(data.classes), data.longest)
@@ -68,15 +80,28 @@ def _train(
         fingerprint=fingerprint,
         data=data,
         config=job.settings(config.train),
-        device=choose_device(config.train.device),
+        ranks=ranks,
     )
-    write_whole(job.partial, job.directory / SPEC_NAME, _spec(config, job, fit).to_json())
+    if fit.config.heeds_validation and not fit.is_validated:
+        raise ConfigError(
+            "train",
+            [
+                "early_stop, select=best and schedule=plateau go by the validation clips, and "
+                "there are none: see split"
+            ],
+        )
+    if ranks.is_first:
+        write_whole(job.partial, job.directory / SPEC_NAME, _spec(config, job, fit).to_json())
+    _announce(fit, model)
+    return train(fit, model, stop)
+
+
+def _announce(fit: Fit, model: nn.Module) -> None:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{fit.title}: {num_parameters:,} parameters on {fit.device}, {fit.num_steps} steps")
-    if config.data.reader == "webdataset":
+    where = counted(fit.ranks.count, "rank") + f", {fit.ranks.device.type}"
+    say(f"{fit.title}: {num_parameters:,} parameters on {where}, {fit.num_steps} steps")
+    if fit.data.config.reader == "webdataset":
         say(NOTICE)
-    train(fit, model, stop)
-    return {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _spec(config: Config, job: Job, fit: Fit) -> Spec:
@@ -101,11 +126,14 @@ def _num_masked(job: Job, data: TokenData) -> int:
     return len({clip_id for record in records for clip_id in record.get("masked", ())})
 
 
-def _commit(job: Job, data: TokenData, attempt: Attempt, fingerprint: str) -> None:
-    files = tuple(
-        Written.of(attempt, name).publish(job.layout.root, job.directory / name)
-        for name in (WEIGHTS_NAME, CARD_NAME)
-    )
+def _commit(job: Job, data: TokenData, weights: bytes, fingerprint: str) -> None:
+    with Attempt(job.partial, "model") as attempt:
+        attempt.path(WEIGHTS_NAME).write_bytes(weights)
+        attempt.path(CARD_NAME).write_text(json.dumps(card(job, data), indent=2) + "\n")
+        files = tuple(
+            Written.of(attempt, name).publish(job.layout.root, job.directory / name)
+            for name in (WEIGHTS_NAME, CARD_NAME)
+        )
     rows, num_masked = data.rows("train"), _num_masked(job, data)
     job.log.commit(
         CommitRecord(

@@ -26,6 +26,7 @@ from shards.stream.tokens import open_tokens
 from shards.tokens import STAGE, Block, index_table, write_index, write_token_tar
 from train.data import Classes, TokenData
 from train.loop import Fit
+from train.ranks import Ranks
 
 MakeData = Callable[..., TokenData]
 MakeFit = Callable[..., Fit]
@@ -135,7 +136,7 @@ def make_fit(tmp_path: Path) -> MakeFit:
             fingerprint="made",
             data=with_config(data, **of_reader),
             config=config,
-            device=torch.device("cpu"),
+            ranks=Ranks(torch.device("cpu")),
         )
 
     return make

@@ -11,6 +11,8 @@ from torch import nn
 from configs.errors import IntegrityError
 from shards.stream.stream import Cursor
 from train import checkpoint
+from train.learner import Learner
+from train.ranks import Ranks
 
 RECIPE = "r" * 64
 
@@ -24,7 +26,8 @@ def saved(directory: Path, *steps: int) -> nn.Module:
         optimizer.step()
         place, partial = directory / "checkpoints", directory / "partial"
         cursor = Cursor("f", 0, "global", 0, step)
-        checkpoint.save(place, partial, step, model, optimizer, cursor, RECIPE)
+        learner, ranks = Learner(model, optimizer), Ranks(torch.device("cpu"))
+        checkpoint.save(place, partial, step, learner, cursor, RECIPE, ranks)
     return model
 
 
@@ -71,7 +74,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     model = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     with pytest.raises(IntegrityError, match="is damaged"):
-        checkpoint.restore(places / "step-000004", model, optimizer, RECIPE)
+        checkpoint.restore(places / "step-000004", Learner(model, optimizer), RECIPE)
 
 
 def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:

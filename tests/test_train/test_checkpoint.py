@@ -11,8 +11,11 @@ from torch import nn
 from configs.errors import IntegrityError
 from shards.stream.sampler import Cursor
 from train import checkpoint
+from train.learner import Average, Learner
 from train.optim import build_optimizer
+from train.ranks import Ranks
 
+ALONE = Ranks(torch.device("cpu"))
 CURSOR = Cursor("tokens", seed=3, mode="global", epoch=1, position=40)
 
 
@@ -23,6 +26,7 @@ class Made:
         torch.manual_seed(seed)
         self.model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
         self.optimizer = build_optimizer(self.model, 0.1, 0.05)
+        self.learner = Learner(self.model, self.optimizer, Average(self.model, 0.9))
         for _ in range(steps):
             self.step()
 
@@ -30,17 +34,22 @@ class Made:
         self.optimizer.zero_grad()
         self.model(torch.arange(5)).square().sum().backward()
         self.optimizer.step()
+        self.learner.average.update(1)
 
     def save(self, directory: Path, step: int) -> None:
         partial = directory.parent / "partial"
-        checkpoint.save(directory, partial, step, self.model, self.optimizer, CURSOR, "stamp")
+        checkpoint.save(directory, partial, step, self.learner, CURSOR, "stamp", ALONE)
 
     def restore(self, path: Path, stamp: str = "stamp") -> tuple[int, Cursor]:
-        return checkpoint.restore(path, self.model, self.optimizer, stamp)
+        return checkpoint.restore(path, self.learner, stamp)
 
     def equals(self, other: Made) -> bool:
-        pairs = zip(self.model.parameters(), other.model.parameters(), strict=True)
+        pairs = zip(self.weights(), other.weights(), strict=True)
         return all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+    def weights(self) -> list[torch.Tensor]:
+        assert self.learner.average is not None
+        return [*self.model.parameters(), *self.learner.average.tensors.values()]
 
 
 @pytest.fixture
@@ -77,6 +86,13 @@ def test_only_the_last_are_kept(directory: Path) -> None:
     assert checkpoint.newest(directory, directory.parent / "partial") == directory / "step-1000000"
 
 
+def test_the_best_is_kept_beside_the_last(directory: Path) -> None:
+    for step in (1, 2, 3, 4):
+        Made(0).save(directory, step)
+    checkpoint.keep_last(directory, directory.parent / "partial", 1, best=2)
+    assert sorted(path.name for path in directory.iterdir()) == ["step-000002", "step-000004"]
+
+
 def test_a_partial_one_does_not_exist(directory: Path) -> None:
     """What a kill inside `save` leaves is under partial/, never under a checkpoint's name."""
     Made(0).save(directory, 5)
@@ -87,7 +103,7 @@ def test_a_partial_one_does_not_exist(directory: Path) -> None:
     assert checkpoint.newest(directory, directory.parent / "partial") == directory / "step-000005"
 
 
-@pytest.mark.parametrize("doomed", ["save_file", "_optimizer_tensors"])
+@pytest.mark.parametrize("doomed", ["save_file", "sha256_file"])
 def test_a_failure_inside_save_leaves_nothing(
     doomed: str, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,4 +137,5 @@ def test_the_checkpoint_of_another_training_is_refused(directory: Path) -> None:
 def test_files_are_safetensors_and_json(directory: Path) -> None:
     Made(0).save(directory, 5)
     names = sorted(path.name for path in (directory / "step-000005").iterdir())
-    assert names == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    files = ["average.safetensors", "model.safetensors", "optimizer.safetensors", "state.json"]
+    assert names == files

@@ -15,7 +15,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def test_a_device_that_is_not_there_is_refused() -> None:
     assert choose_device("cpu") == CPU
     if torch.cuda.is_available():
-        assert choose_device("auto") == choose_device("cuda") == CUDA
+        assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 0)
+        with pytest.raises(InputError, match="process 99 of this host has no GPU of its own"):
+            choose_device("cuda", 99)
     else:
         assert choose_device("auto") == CPU
         with pytest.raises(InputError, match="use auto or cpu"):

@@ -25,6 +25,7 @@ from train.data import open_data
 from train.jobs import jobs
 from train.loop import Fit, accumulate, prepare
 from train.models import build
+from train.ranks import Ranks
 
 CopyRun = Callable[..., Config]
 MASK = DataConfig(on_damage="mask")
@@ -64,7 +65,7 @@ def gradient(config: Config, rows: np.ndarray, micro: int) -> tuple[float, torch
     settings = config.train.model_copy(
         update={"batch_size": len(rows), "micro_batch_size": micro, "epochs": 1}
     )
-    made = Fit("made", config.run, config.run, "made", data, settings, torch.device("cpu"))
+    made = Fit("made", config.run, config.run, "made", data, settings, Ranks(torch.device("cpu")))
     prepare(settings)
     model = build(
         LinearModel(kind="linear", width=8, dropout=0),

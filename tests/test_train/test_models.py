@@ -192,7 +192,7 @@ def test_it_learns_a_few_clips_by_heart(
     prepare(fit.config)
     model = make_model(name, codebooks=codebooks, num_classes=3)
     train(fit, model, Stop())
-    logits_NC = logits_of(model, data, fit.rows, 24, fit.device)
+    logits_NC = logits_of(model, data, fit.rows, 24, fit.ranks.device)
     assert evaluate(logits_NC, data.targets(fit.rows), data.task)["map"] > 0.98
 
 

@@ -22,7 +22,7 @@ from configs.load import dump_config, load_config
 from configs.schema import BertModel, Config, LinearModel, LstmModel
 from shards.commit import StageLog
 from shards.layout import Layout
-from train import checkpoint, fit, loop
+from train import checkpoint, fit, loop, validation
 from train.data import TokenData
 from train.journal import TIMES, Journal
 from train.loop import Fit, prepare, train
@@ -126,10 +126,10 @@ def test_the_checkpoint_is_there_before_a_validation_that_dies(
     for died in (2, 4, 6):
         place = f"died{died}"
 
-        def validate(one: Fit, model: nn.Module, done: int, stop: Stop, died: int = died) -> None:
+        def validate(one: Fit, learner: Any, done: int, *rest: Any, died: int = died) -> None:
             if done == died:
                 die()
-            usual(one, model, done, stop)
+            usual(one, learner, done, *rest)
 
         with monkeypatch.context() as patch:
             patch.setattr(loop, "_validate", validate)
@@ -162,9 +162,9 @@ def test_a_signal_in_a_validation_ends_it_and_saves(
                 terminate()
             yield logits_BC
 
-    usual = loop.batch_logits
+    usual = validation.batch_logits
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "batch_logits", stop_at_the_second)
+        patch.setattr(validation, "batch_logits", stop_at_the_second)
         with pytest.raises(Preempted, match="saved step 2 of 6"):
             run(make_fit(data, directory="stopped", **settings), SECTIONS[2])
     assert batches == [2, 2], "the third batch was not waited for"

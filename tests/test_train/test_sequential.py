@@ -19,7 +19,7 @@ from configs.errors import InputError, IntegrityError, Preempted, RecipeMismatch
 from configs.schema import BertModel, Config, LinearModel
 from shards.audit import open_audit
 from shards.layout import Layout
-from shards.stream.schedule import Place
+from shards.stream.schedule import Place, World
 from tests.commands import run
 from train import fit as fitting
 from train.data import TokenData, open_data
@@ -27,7 +27,8 @@ from train.jobs import jobs, recipe
 from train.loop import Fit, prepare, train
 from train.models import build
 from train.predict import logits_of
-from train.sequential import NOTICE
+from train.ranks import Ranks
+from train.sequential import NOTICE, SequentialStream
 from train.stop import Stop
 
 # webdataset leaves its last tar to the garbage collector to close.
@@ -106,7 +107,7 @@ def test_the_shards_of_a_run_come_in_another_order_each_epoch(finished: Config) 
     data = open_data(Layout(finished.run), "default", finished.split, None, by_webdataset)
     rows = data.rows("train")
     config = finished.train.model_copy(update={"epochs": 2, "batch_size": len(rows)})
-    one = Fit("", Path(), Path(), "", data, config, torch.device("cpu"))
+    one = Fit("", Path(), Path(), "", data, config, Ranks(torch.device("cpu")))
     first, second = rows_by_step(one)
     assert sorted(first) == sorted(second) == rows.tolist()
     shards = [
@@ -198,14 +199,29 @@ def test_a_cursor_of_the_other_reader_is_refused(random_data: MakeData, make_fit
             other.reader.sampler.place(cursor)
 
 
-def test_several_processes_are_refused(
-    random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_share_out_what_one_process_reads(
+    num_ranks: int, random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for reader in ("stream", "webdataset"):
-        one = make_fit(random_data((8, 0, 0)), reader=reader)
-        with pytest.raises(InputError, match="fit trains in one process"):
-            _ = one.reader
+    """Whatever webdataset would make of torchrun's environment."""
+    one = make_fit(random_data((11, 2, 0)), reader="webdataset", batch_size=5, micro_batch_size=2)
+    monkeypatch.setenv("WORLD_SIZE", str(num_ranks))
+    of_ranks = []
+    for rank in range(num_ranks):
+        monkeypatch.setenv("RANK", str(rank))
+        own = SequentialStream(one.data, one.rows, one.config, World(rank, num_ranks))
+        of_ranks.append([*own.steps(Place(0, 0))])
+    whole = [*one.reader.steps(Place(0, 0))]
+    assert {len(steps) for steps in of_ranks} == {len(whole)}
+    for step, *parts in zip(whole, *of_ranks, strict=True):
+        assert len({len(part.batches) for part in parts}) == 1
+        counted = [
+            int(row)
+            for part in parts
+            for batch in part.batches
+            for row in batch.rows_B[batch.weights_B.numpy() > 0]
+        ]
+        assert sorted(counted) == sorted(row for b in step.batches for row in b.rows_B.tolist())
 
 
 def tar_of(data: TokenData) -> Path:

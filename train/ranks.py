@@ -1,0 +1,182 @@
+"""The processes that train together: how they start, agree, and share one model.
+
+`torchrun` (or whatever sets RANK, WORLD_SIZE and LOCAL_RANK) starts one for each GPU. Each computes
+its part of every step; what is written, rank 0 writes. DDP and FSDP2 average gradients over ranks,
+so that a loss that is divided by the clips of the global batch counts `num_ranks` times.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from configs.errors import InputError, TrainingFailed
+from configs.schema import TrainConfig
+from shards.stream.schedule import World
+from train.device import choose_device
+
+Array = TypeVar("Array", bound=npt.NDArray[np.generic])
+Item = TypeVar("Item")
+Parallel = Literal["ddp", "fsdp"]
+
+OF_A_LOST_RANK = ("gloo", "nccl", "connection")  # words of what is raised beside it
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """All processes of a training, seen by one of them; by itself it is rank 0 of 1."""
+
+    device: torch.device
+    world: World = field(default_factory=World)
+
+    @property
+    def is_first(self) -> bool:
+        return self.world.rank == 0
+
+    @property
+    def count(self) -> int:
+        return self.world.num_ranks
+
+    def total(self, *numbers: float) -> list[float]:
+        """Sums over all ranks, in float64."""
+        if self.count == 1:
+            return [float(number) for number in numbers]
+        sums = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(sums)
+        return sums.tolist()
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on some rank."""
+        return self.total(here)[0] > 0
+
+    def concatenated(self, array: Array) -> Array:
+        """The arrays of all ranks, [n, ...] each, one after another: on every rank."""
+        if self.count == 1:
+            return array
+        counts = [0] * self.count
+        counts[self.world.rank] = len(array)
+        sizes = [int(size) for size in self.total(*counts)]
+        padded = np.zeros((max(sizes), *array.shape[1:]), dtype=array.dtype)
+        padded[: len(array)] = array
+        here = torch.from_numpy(padded).to(self.device)
+        found = [torch.empty_like(here) for _ in sizes]
+        distributed.all_gather(found, here)
+        parts = [part.cpu().numpy()[:size] for part, size in zip(found, sizes, strict=True)]
+        return np.concatenate(parts)  # type: ignore[return-value]
+
+    def told(self, text: str) -> str:
+        """What rank 0 says."""
+        data = np.frombuffer(text.encode() if self.is_first else b"", dtype=np.uint8)
+        return self.concatenated(data).tobytes().decode()
+
+    def in_step(self, items: Iterator[Item], count: int) -> Iterator[Item]:
+        """`count` items on every rank, or fewer: all end where one of them has no more."""
+        for _ in range(count):
+            item = next(items, None)
+            if self.any(item is None) or item is None:
+                return
+            yield item
+
+    def spread(self, model: nn.Module, how: Parallel) -> nn.Module:
+        """A model on this rank's device whose gradients are averaged over ranks, each with a copy
+        (DDP), or with a shard of every layer (FSDP2)."""
+        model = model.to(self.device)
+        if self.count == 1:
+            return model
+        if how == "ddp":
+            own = None if self.device.index is None else [self.device.index]
+            return DistributedDataParallel(model, device_ids=own, broadcast_buffers=False)
+        mesh = init_device_mesh(self.device.type, (self.count,))
+        for module in model.modules():
+            for layer in module if isinstance(module, nn.ModuleList) else ():
+                if any(True for _ in layer.parameters()):
+                    fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The module whose parameters have their own names."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def averaging(model: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Whether a backward pass averages what has come together over ranks."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
+    elif isinstance(model, DistributedDataParallel) and not now:
+        without: AbstractContextManager[None] = model.no_sync()
+        return without
+    return nullcontext()
+
+
+def drop_gathered(model: nn.Module) -> None:
+    """Let shards that were changed count: FSDP2 keeps some layers whole after a forward pass, and
+    would use those in the next one."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of which ranks hold shards, on every rank."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def joined(world: World, config: TrainConfig, fingerprint: str) -> Iterator[Ranks]:
+    """The ranks of a training, once all of them are here.
+
+    Raises InputError where they do not meet, or were not started with one config (whose
+    `fingerprint` is), and TrainingFailed where one is lost on the way.
+    """
+    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
+    if world.num_ranks == 1:
+        yield Ranks(device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"the {world.num_ranks} ranks did not meet: {_first_line(error)}"
+        ) from None
+    try:
+        ranks = Ranks(device, world)
+        _refuse_other_configs(ranks, fingerprint)
+        yield ranks
+        ranks.total()  # nobody leaves before the others are done
+    except (RuntimeError, distributed.DistError) as error:
+        if not any(word in str(error).lower() for word in OF_A_LOST_RANK):
+            raise
+        raise TrainingFailed(
+            f"rank {world.rank} of {world.num_ranks} has lost another one ({_first_line(error)}); "
+            "run the same command again: it goes on from the newest checkpoint"
+        ) from None
+    finally:
+        gc.collect()  # shards hold their group, which must not outlive its threads
+        distributed.destroy_process_group()
+
+
+def _refuse_other_configs(ranks: Ranks, fingerprint: str) -> None:
+    stamps = ranks.concatenated(np.array([int(fingerprint[:12], 16)]))
+    if others := np.flatnonzero(stamps != stamps[0]).tolist():
+        raise InputError(f"rank {others[0]} was started with another config, or run, than rank 0")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,58 @@
+"""Loss and mAP of the validation clips, computed once over all of them by all ranks together."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import numpy as np
+import torch
+from torch import nn
+
+from train.data import Rows, TokenData
+from train.losses import LOSSES
+from train.metrics import evaluate
+from train.predict import LogitsNC, batch_logits
+from train.ranks import Ranks
+from train.stop import Stop
+
+
+def validate(
+    model: nn.Module, data: TokenData, at_once: int, ranks: Ranks, stop: Stop
+) -> dict[str, float] | None:
+    """`valid_loss` and `valid_map`, the same on every rank; None where one was asked to stop, or
+    there is no clip to validate.
+
+    Each rank computes the logits of every n-th clip, as many as the others: where ranks do not
+    divide the clips, some are computed twice, and count once.
+    """
+    whole = data.whole(data.rows("valid"))
+    rows = ranks.concatenated(whole if ranks.is_first else whole[:0])  # damage is a host's own
+    if not len(rows):
+        return None
+    number_n = np.arange(ranks.world.rank, -(-len(rows) // ranks.count) * ranks.count, ranks.count)
+    own_NC = _logits(model, data, rows[number_n % len(rows)], at_once, ranks, stop)
+    if own_NC is None:
+        return None
+    order_N = np.argsort(ranks.concatenated(number_n))[: len(rows)]
+    logits_NC = ranks.concatenated(own_NC)[order_N]
+    loss, score = _scores(logits_NC, data, rows) if ranks.is_first else (0.0, 0.0)
+    loss, score = ranks.total(loss, score)
+    return {"valid_loss": loss, "valid_map": score}
+
+
+def _logits(
+    model: nn.Module, data: TokenData, rows: Rows, at_once: int, ranks: Ranks, stop: Stop
+) -> LogitsNC | None:
+    num_batches = -(-len(rows) // at_once)
+    with closing(stop.until_asked(data.batches(rows, at_once))) as batches:
+        together = ranks.in_step(batches, num_batches)
+        parts = [*batch_logits(model, together, ranks.device)]
+    is_cut = ranks.any(stop.asked or len(parts) < num_batches)
+    return None if is_cut else np.concatenate(parts)
+
+
+def _scores(logits_NC: LogitsNC, data: TokenData, rows: Rows) -> tuple[float, float]:
+    targets_NC = data.targets(rows)
+    tensors = torch.from_numpy(logits_NC), torch.from_numpy(targets_NC)
+    loss = float(LOSSES[data.task](*tensors).mean())
+    return loss, evaluate(logits_NC, targets_NC, data.task)["map"]

@@ -1,0 +1,22 @@
+"""Which of the processes of a training this is: seen without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from configs.errors import InputError
+from shards.stream.schedule import World
+
+
+def world_of(environment: Mapping[str, str]) -> World:
+    """As `torchrun` says by RANK and WORLD_SIZE; raises InputError where they make no sense."""
+    size = environment.get("WORLD_SIZE", "") or "1"
+    if size == "1":
+        return World()
+    try:
+        return World(int(environment["RANK"]), int(size))
+    except (KeyError, ValueError):
+        raise InputError(
+            f"WORLD_SIZE={size}, and RANK={environment.get('RANK', 'unset')} is none of 0, 1 ... "
+            "below it: start with torchrun, or unset both"
+        ) from None
