@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -124,14 +125,15 @@ class LstmModel(TokenModel):
     layers: PositiveInt = 1
 
 
-class BertModel(TokenModel):
-    """A BERT encoder from scratch with its own CLS and PAD ids beside the tokens."""
+class BertShape(NeuralModel):
+    """The encoder of a BERT. `stride` halves the places of a clip by convolutions of that many
+    together before the encoder, which then needs fewer positions."""
 
-    kind: Literal["bert"]
     layers: PositiveInt = 12
     width: PositiveInt = 768
     heads: PositiveInt = 12
     max_positions: PositiveInt = 1024
+    stride: Literal[1, 2, 4, 8] = 1
     pooling: Literal["cls", "mean", "attention"] = "cls"
 
     @model_validator(mode="after")
@@ -141,8 +143,68 @@ class BertModel(TokenModel):
         return self
 
 
+class BertModel(BertShape, TokenModel):
+    """A BERT encoder from scratch with its own CLS and PAD ids beside the tokens."""
+
+    kind: Literal["bert"]
+
+
+class FrameModel(NeuralModel):
+    """What models of frames have in common: they read what the codebook's front end makes of a
+    clip's frames (`vectors`: what tokens stand for, before they are tokens), or the frames as they
+    are stored."""
+
+    reads: Literal["vectors", "frames"] = "vectors"
+
+
+class BertFramesModel(BertShape, FrameModel):
+    """A BERT encoder from scratch over frames: what its tokens lose is measured against it."""
+
+    kind: Literal["bert_frames"]
+
+
+class CnnModel(FrameModel):
+    """Convolutions of 3 x 3, each followed by a maximum over 2 x 2, the mean over time, and a
+    hidden layer (0: none). The defaults are audio-tokens' CNN; four layers of `channels=
+    [16, 32, 64, 128]` and no hidden one have 0.1 million parameters."""
+
+    kind: Literal["cnn"]
+    channels: tuple[PositiveInt, ...] = (32, 64)
+    hidden: NonNegativeInt = 256
+
+
+class MlpModel(FrameModel):
+    """Three linear layers over all frames of a clip side by side."""
+
+    kind: Literal["mlp"]
+    hidden: tuple[PositiveInt, PositiveInt] = (512, 256)
+
+
+class AstModel(FrameModel):
+    """The Audio Spectrogram Transformer, of transformers: from scratch, or from `pretrained`, a
+    directory or a name on the Hugging Face hub. It wants frames.kind=fbank, and takes them less
+    `mean`, divided by twice `std`, as its own feature extractor does."""
+
+    kind: Literal["ast"]
+    reads: Literal["frames"] = "frames"  # as they are stored
+    layers: PositiveInt = 12
+    width: PositiveInt = 768
+    heads: PositiveInt = 12
+    max_length: PositiveInt = 1024  # frames; a shorter clip is filled up
+    mean: float = -4.2677393  # of AudioSet, as AST's authors found
+    std: PositiveFloat = 4.5689974
+    pretrained: str | None = None  # None: random weights
+
+
 Model = Annotated[
-    BagModel | LinearModel | LstmModel | BertModel,
+    BagModel
+    | LinearModel
+    | LstmModel
+    | BertModel
+    | BertFramesModel
+    | CnnModel
+    | MlpModel
+    | AstModel,
     Field(discriminator="kind"),
 ]
 
@@ -241,6 +303,17 @@ class Config(Section):
                 "model: models here learn labels, source.targets are numbers: leave one out "
                 "(model=[] makes tokens and stops there)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _frames_are_read_by_the_stream(self) -> Self:
+        of_frames = [name for name in self.model if isinstance(self.models.get(name), FrameModel)]
+        for setting, usual in (("reader", "stream"), ("remote", None), ("on_damage", "raise")):
+            if of_frames and getattr(self.data, setting) != usual:
+                raise ValueError(
+                    f"data.{setting} is of tokens, and {', '.join(of_frames)} reads frames: leave "
+                    "one out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -50,7 +50,7 @@ def gradients(config: Config, ranks: Ranks, how: str) -> Iterator[tuple[str, Map
         for size, (batch, micro) in SIZES.items():
             train = TrainConfig(batch_size=batch, micro_batch_size=micro, device="cpu", threads=1)
             prepare(train)
-            model = build(section, data.vocabulary, len(data.classes), data.longest)
+            model = build(section, data.seen, len(data.classes), data.longest)
             model = ranks.spread(model, "fsdp" if how == "fsdp" else "ddp")
             one = Fit("", Path(), Path(), "", data, train, ranks)
             step = next(one.reader.steps(Place(0, 0)))

@@ -1,6 +1,8 @@
-"""Token sets as training data: splits, batches, and which rows a step sees.
+"""Token sets, and the frames that they are of, as training data: splits, batches, and which rows a
+step sees.
 
-Legend: B clips in a batch, T tokens of the longest, C classes.
+Legend: B clips in a batch, T places of the longest, N numbers at each (Q tokens, or a vector), C
+classes.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,8 @@ import torch
 from configs.console import counted, say
 from configs.data import DataConfig
 from configs.errors import InputError
-from configs.schema import SplitConfig, TrainConfig
+from configs.schema import Config, FrameModel, SplitConfig, TrainConfig
+from pipeline.audio.front_end import FrontEnd
 from shards.codebook import Codebook, open_codebook
 from shards.commit import REPAIR
 from shards.layout import Layout
@@ -25,36 +28,39 @@ from shards.plan import ClassName, Task, load_bound
 from shards.splits import SPLITS, SplitCodes
 from shards.stream.batches import multi_hot
 from shards.stream.choice import choose, order_of
+from shards.stream.frames import open_frames
 from shards.stream.order import StoredOrder
 from shards.stream.schedule import Piece, Schedule, World
 from shards.stream.stream import Stream
-from shards.stream.tokens import TokenChunk, TokenSource, open_tokens, refuse_foreign, token_batch
+from shards.stream.tokens import TokenSource, open_tokens, refuse_foreign
+from train.inputs import Frames, Inputs, Tokens
+from train.jobs import Job
 from train.models.embedding import Vocabulary
 
 Rows = npt.NDArray[np.int64]
-BatchStream = Stream[TokenChunk, "Batch"]
+BatchStream = Stream[Any, "Batch"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some clips: padded token ids of Q codebooks, true lengths, targets (multi-hot), and which of
-    them count."""
+    """Some clips: what a model reads of them, padded, true lengths, targets (multi-hot), and which
+    of them count."""
 
     rows_B: Rows
-    tokens_BTQ: torch.Tensor  # int64; `pad_id` beyond a clip's length
+    inputs_BTN: torch.Tensor  # int64 tokens, `pad_id` beyond a clip's length; or float32 vectors, 0
     lengths_B: torch.Tensor  # int64
     targets_BC: torch.Tensor  # float32, 0 or 1
     weights_B: torch.Tensor  # float32; 0: it only fills the batch up, or is masked
 
     def to(self, device: torch.device) -> Batch:
-        tensors = (self.tokens_BTQ, self.lengths_B, self.targets_BC, self.weights_B)
+        tensors = (self.inputs_BTN, self.lengths_B, self.targets_BC, self.weights_B)
         return Batch(self.rows_B, *(tensor.to(device) for tensor in tensors))
 
 
 def padding_share(batches: Sequence[Batch]) -> float:
-    """How much of what a model is given is no token of a clip that counts."""
+    """How much of what a model is given is nothing of a clip that counts."""
     real = sum(int(batch.lengths_B[batch.weights_B > 0].sum()) for batch in batches)
-    return 1.0 - real / max(1, sum(batch.tokens_BTQ[:, :, 0].numel() for batch in batches))
+    return 1.0 - real / max(1, sum(batch.inputs_BTN[:, :, 0].numel() for batch in batches))
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,12 @@ class Classes:
 
 
 def _collated(
-    chunk: TokenChunk, piece: Piece, *, pad_id: int, classes: Classes, width: int | None = None
+    chunk: Any, piece: Piece, *, inputs: Inputs, classes: Classes, width: int | None = None
 ) -> Batch:
-    found = token_batch(chunk, piece, pad_id=pad_id, width=width)
+    inputs_BTN, found = inputs.batch(chunk, piece, width)
     return Batch(
         found.rows_B,
-        torch.from_numpy(found.tokens_BTQ),
+        inputs_BTN,
         torch.from_numpy(found.lengths_B.astype(np.int64)),
         torch.from_numpy(classes.targets(found.labels, found.label_starts)),
         torch.from_numpy(found.weights_B),
@@ -105,7 +111,8 @@ def say_masked(num_clips: int, split: str) -> None:
 
 @dataclass(frozen=True)
 class TokenData:
-    """A sealed token set with its classes and the split of every clip."""
+    """A sealed token set with its classes and the split of every clip; with `frames`, models read
+    those instead of tokens."""
 
     source: TokenSource
     codebook: Codebook
@@ -115,14 +122,21 @@ class TokenData:
     ids: tuple[str, ...]
     splits: SplitCodes
     config: DataConfig = field(default_factory=DataConfig)
+    frames: Frames | None = None
+
+    @property
+    def inputs(self) -> Inputs:
+        return self.frames or Tokens(self.source, self.pad_id)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
         return self.learnt.names
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """What tokens a model meets."""
+    def seen(self) -> Vocabulary | int:
+        """What a model meets at each place of a clip: tokens, or a vector of so many numbers."""
+        if self.frames is not None:
+            return self.frames.num_numbers
         codebook = self.codebook
         return Vocabulary(codebook.vocabulary, codebook.num_codebooks, codebook.terms_QKN)
 
@@ -132,8 +146,8 @@ class TokenData:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest clip of any split."""
-        return int(self.source.index.longest.max(initial=0))
+        """Places of the longest clip of any split."""
+        return self.inputs.longest
 
     def rows(self, split: str) -> Rows:
         """Rows of the clips of a split, in stored order."""
@@ -170,10 +184,10 @@ class TokenData:
 
     def stream(self, rows: Rows, train: TrainConfig, world: World | None = None) -> BatchStream:
         """The steps of a training on some rows; `world` says which training process this is."""
-        config = self.config
+        config, source = self.config, self.inputs.source
         return Stream(
-            self.source,
-            order_of(config, self.source, rows, train.seed, self.learnt.numbers),
+            source,
+            order_of(config, source, rows, train.seed, self.learnt.numbers),
             Schedule(len(rows), train.batch_size, train.epochs, config.tail),
             self._collate(self.longest if config.lengths == "fixed" else None),
             rows=rows,
@@ -188,12 +202,19 @@ class TokenData:
         if not len(rows):
             return
         order, schedule = StoredOrder(len(rows)), Schedule(len(rows), at_once, num_epochs=1)
-        stream = Stream(self.source, order, schedule, self._collate(), rows=rows, num_threads=0)
+        source = self.inputs.source
+        stream = Stream(source, order, schedule, self._collate(), rows=rows, num_threads=0)
         for step in stream.steps():
             yield from step.batches
 
-    def _collate(self, width: int | None = None) -> Callable[[TokenChunk, Piece], Batch]:
-        return partial(_collated, pad_id=self.pad_id, classes=self.learnt, width=width)
+    def _collate(self, width: int | None = None) -> Callable[[Any, Piece], Batch]:
+        return partial(_collated, inputs=self.inputs, classes=self.learnt, width=width)
+
+
+def job_data(config: Config, job: Job) -> TokenData:
+    """What the model of a job reads; raises as `open_data`."""
+    reads = job.model.reads if isinstance(job.model, FrameModel) else "tokens"
+    return open_data(job.layout, job.tokens, config.split, job.fold, config.data, reads)
 
 
 def open_data(
@@ -202,8 +223,10 @@ def open_data(
     split: SplitConfig,
     fold: int | None,
     config: DataConfig | None = None,
+    reads: str = "tokens",
 ) -> TokenData:
-    """Open the tokens of a codebook; raises NotMadeYet, InputError or IntegrityError."""
+    """Open the tokens of a codebook, and to read them the frames that they are of: as `vectors` of
+    its front end, or as `frames`. Raises NotMadeYet, InputError or IntegrityError."""
     config = config or DataConfig()
     source = open_tokens(layout, name, config)
     codebook, fingerprint = open_codebook(layout, name)
@@ -212,6 +235,10 @@ def open_data(
     refuse_foreign(layout, name)
     choice = choose(layout, config, split, fold)
     learnt = Classes.chosen(choice.classes, choice.learnt)
-    return TokenData(
-        source, codebook, fingerprint, learnt, choice.task, choice.ids, choice.splits, config
-    )
+    args = source, codebook, fingerprint, learnt, choice.task, choice.ids, choice.splits, config
+    return TokenData(*args, None if reads == "tokens" else _frames(layout, codebook, reads))
+
+
+def _frames(layout: Layout, codebook: Codebook, reads: str) -> Frames:
+    front_end = FrontEnd.restored(codebook.front_end, codebook.front_end_tensors)
+    return Frames(open_frames(layout), front_end if reads == "vectors" else None)

@@ -71,11 +71,11 @@ def _kept(job: Job) -> dict[str, Any]:
 
 
 def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
-    from train.data import open_data, say_masked
+    from train.data import job_data, say_masked
     from train.metrics import evaluate
     from train.predict import model_logits
 
-    data = open_data(job.layout, job.tokens, config.split, job.fold, config.data)
+    data = job_data(config, job)
     every = data.rows(data.test_split)
     rows = data.whole(every)
     logits_NC, targets_NC = model_logits(config, job, data, rows), data.targets(rows)

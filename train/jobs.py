@@ -21,7 +21,7 @@ STAGE = "fit"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 CHECKPOINTS_NAME = "checkpoints"
-FORMAT = 2
+FORMAT = 3
 # Settings of `train` that decide speed and safety, but no weights.
 FREE_SETTINGS = {"device", "threads", "parallel", "checkpoint_every_steps", "keep_checkpoints"}
 OF_VALIDATION = {"evaluate_every_epochs"}

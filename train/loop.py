@@ -202,7 +202,7 @@ def accumulate(fit: Fit, model: nn.Module, step: Step[Batch], number: int) -> fl
             with torch.autocast(
                 ranks.device.type, torch.bfloat16, enabled=uses_bf16(fit.config, ranks.device)
             ):
-                logits_BC = model(part.tokens_BTQ, part.lengths_B)
+                logits_BC = model(part.inputs_BTN, part.lengths_B)
             loss_B = fit.loss(logits_BC.float(), part.targets_BC)
             loss = (loss_B * part.weights_B).sum() / max(1.0, num_counted)
             (loss * ranks.count).backward()

@@ -32,7 +32,7 @@ def model_logits(config: Config, job: Job, data: TokenData, rows: Rows) -> Logit
     weights = job.directory / WEIGHTS_NAME
     if isinstance(job.model, BagModel):
         return bag_logits(load_arrays(weights), data, rows)
-    model = build(job.model, data.vocabulary, len(data.classes), data.longest)
+    model = build(job.model, data.seen, len(data.classes), data.longest)
     model.load_state_dict(load_tensors(weights))
     device = choose_device(config.train.device)
     return logits_of(model.to(device), data, rows, config.train.forward_size, device)
@@ -56,6 +56,6 @@ def batch_logits(
         batch = part.to(device)
         model.eval()
         with torch.no_grad():
-            logits_BC = model(batch.tokens_BTQ, batch.lengths_B).float().cpu().numpy()
+            logits_BC = model(batch.inputs_BTN, batch.lengths_B).float().cpu().numpy()
         model.train(was_training)
         yield logits_BC

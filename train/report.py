@@ -26,7 +26,7 @@ from shards.layout import Layout
 from shards.seal import Seal
 from shards.stream.remote import without_secrets
 from train import figures
-from train.data import TokenData, open_data
+from train.data import TokenData, job_data
 from train.evaluate import scores_of
 from train.jobs import Job, jobs
 from train.journal import Journal
@@ -73,7 +73,7 @@ def run(config: Config) -> int:
 
 def build(config: Config, job: Job) -> str:
     """The whole page of one model."""
-    data = open_data(job.layout, job.tokens, config.split, job.fold, config.data)
+    data = job_data(config, job)
     scores = scores_of(config, job)
     sections = [
         ("Scores", _scores_table(config, job, scores)),

@@ -18,7 +18,7 @@ from shards.atomic import Attempt, write_whole
 from shards.audit import JOURNAL_NAME, SPEC_NAME, Spec
 from shards.commit import CommitRecord, Written, ids_sha256
 from shards.stream.schedule import World
-from train.data import TokenData, open_data, say_masked
+from train.data import TokenData, job_data, say_masked
 from train.jobs import CARD_NAME, STAGE, WEIGHTS_NAME, Job
 from train.journal import Journal
 from train.loop import Fit, prepare, train
@@ -34,7 +34,7 @@ def train_and_commit(config: Config, job: Job, fingerprint: str, stop: Stop, wor
     is_bag = isinstance(job.model, BagModel)
     if is_bag and world.rank > 0:
         return
-    data = open_data(job.layout, job.tokens, config.split, job.fold, config.data)
+    data = job_data(config, job)
     if is_bag:
         weights = _fit_bag(job, data)
     else:
@@ -72,7 +72,7 @@ def _train(
     config: Config, job: Job, data: TokenData, fingerprint: str, stop: Stop, ranks: Ranks
 ) -> dict[str, torch.Tensor]:
     prepare(config.train)
-    model = build(job.model, data.vocabulary, len(data.classes), data.longest)
+    model = build(job.model, data.seen, len(data.classes), data.longest)
     fit = Fit(
         title=f"fit {job.name}",
         directory=job.directory,

@@ -27,7 +27,7 @@ def test_a_batch_holds_tokens_padding_lengths_and_targets(make_data: MakeData) -
     (batch,) = data.batches(np.array([2, 1, 0]), 3)
     pad = data.pad_id
     assert pad == 16
-    assert batch.tokens_BTQ[:, :, 0].tolist() == [
+    assert batch.inputs_BTN[:, :, 0].tolist() == [
         [7, pad, pad, pad],
         [0, 0, 15, 2],
         [3, 1, pad, pad],
@@ -44,7 +44,7 @@ def test_batches_keep_the_order_and_the_last_one_is_smaller(random_data: MakeDat
     clips = [
         tokens_TQ[:length].tolist()
         for batch in batches
-        for tokens_TQ, length in zip(batch.tokens_BTQ, batch.lengths_B, strict=True)
+        for tokens_TQ, length in zip(batch.inputs_BTN, batch.lengths_B, strict=True)
     ]
     assert clips == [clip_TQ.tolist() for clip_TQ in data.source.read(rows).clips()]
 

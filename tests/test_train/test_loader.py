@@ -47,7 +47,7 @@ def stream_of(data: TokenData, **settings: Any) -> BatchStream:
 
 
 def same(one: Step[Batch], other: Step[Batch]) -> bool:
-    fields = ("tokens_BTQ", "lengths_B", "targets_BC", "weights_B")
+    fields = ("inputs_BTN", "lengths_B", "targets_BC", "weights_B")
     return (one.after, one.num_examples) == (other.after, other.num_examples) and all(
         torch.equal(getattr(a, name), getattr(b, name))
         for a, b in zip(one.batches, other.batches, strict=True)
@@ -185,7 +185,7 @@ def test_bucketed_steps_are_padded_less_and_fixed_ones_have_one_shape(data: Toke
 
     assert share("bucketed") < share("mixed") < share("fixed")
     steps = [*stream_of(data, lengths="fixed").steps()]
-    assert {batch.tokens_BTQ.shape[1] for step in steps for batch in step.batches} == {data.longest}
+    assert {batch.inputs_BTN.shape[1] for step in steps for batch in step.batches} == {data.longest}
 
 
 def test_classes_that_are_not_learnt_do_not_weigh(make_data: MakeData) -> None:

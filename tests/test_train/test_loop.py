@@ -33,7 +33,7 @@ LINEAR = LinearModel(kind="linear", width=8)
 def built(fit: Fit, section: Any) -> nn.Module:
     prepare(fit.config)
     data = fit.data
-    return build(section, data.vocabulary, len(data.classes), data.longest)
+    return build(section, data.seen, len(data.classes), data.longest)
 
 
 def gradient(model: nn.Module) -> torch.Tensor:

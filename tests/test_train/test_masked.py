@@ -69,7 +69,7 @@ def gradient(config: Config, rows: np.ndarray, micro: int) -> tuple[float, torch
     prepare(settings)
     model = build(
         LinearModel(kind="linear", width=8, dropout=0),
-        data.vocabulary,
+        data.seen,
         len(data.classes),
         data.longest,
     )

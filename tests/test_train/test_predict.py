@@ -26,7 +26,7 @@ def test_rows_keep_their_order_whatever_the_batch(
 ) -> None:
     data = random_data((12, 0, 5))
     torch.manual_seed(0)
-    model = build(LinearModel(kind="linear", width=8), data.vocabulary, 4, data.longest).train()
+    model = build(LinearModel(kind="linear", width=8), data.seen, 4, data.longest).train()
     rows = np.array([16, 3, 3, 0, 12])
     whole_NC = logits_of(model, data, rows, 100, CPU)
     assert whole_NC.shape == (5, 4)

@@ -44,7 +44,7 @@ def run(one: Fit, section: Any, at_step: int | None = None, act: Any = None) -> 
     """Train to the end, doing something in the middle of one step; returns the weights."""
     prepare(one.config)
     data = one.data
-    model = build(section, data.vocabulary, len(data.classes), data.longest)
+    model = build(section, data.seen, len(data.classes), data.longest)
     per_step = -(-one.config.batch_size // one.config.forward_size)
     forwards = iter(range(1, 10_000))
 

@@ -81,11 +81,11 @@ def test_batches_hold_what_the_set_holds(
     for step in one.reader.steps(Place(0, 0)):
         for batch in step.batches:
             (known,) = data.batches(batch.rows_B, 3)
-            for name in ("tokens_BTQ", "lengths_B", "targets_BC", "weights_B"):
+            for name in ("inputs_BTN", "lengths_B", "targets_BC", "weights_B"):
                 found, wanted = getattr(batch, name), getattr(known, name)
                 assert found.dtype == wanted.dtype
                 assert torch.equal(found, wanted), name
-            assert batch.tokens_BTQ.shape[2] == codebooks
+            assert batch.inputs_BTN.shape[2] == codebooks
 
 
 def test_every_training_clip_comes_once_an_epoch_and_no_other(
@@ -123,7 +123,7 @@ def trained(one: Fit, section: Any, at_step: int | None = None) -> nn.Module:
     """Train to the end, or until SIGTERM comes in the middle of a step."""
     prepare(one.config)
     data = one.data
-    model = build(section, data.vocabulary, len(data.classes), data.longest)
+    model = build(section, data.seen, len(data.classes), data.longest)
     forwards = iter(range(1, 10_000))
 
     def hook(module: nn.Module, _: Any) -> None:
