@@ -106,3 +106,25 @@ def test_bag(tmp_path: Path) -> None:
     report = last_line("benchmarks.bag", *words)
     assert report["bench"] == "bag"
     assert float(report["accuracy"]) > float(report["seed_accuracy"]) > 40
+
+
+@pytest.mark.slow
+def test_train(tmp_path: Path) -> None:
+    """Beside the bare calls only: the peer's package would have to be installed."""
+    words = (
+        "--rounds",
+        "1",
+        "--steps",
+        "3",
+        "--warm-up",
+        "1",
+        "--batch",
+        "2",
+        "--micro-batch",
+        "1",
+    )
+    sides = ("--sides", "ours", "bare", "--directory", str(tmp_path))
+    report = last_line("benchmarks.train", *words, *sides)
+    assert report["bench"] == "train"
+    assert abs(float(report["overhead_share"])) < 0.5
+    assert 0 <= float(report["loader_wait_share"]) < 0.5
