@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from configs.console import Progress, say
+from configs.console import Progress, counted, say
 from configs.errors import Preempted, TrainingFailed
 from configs.schema import TrainConfig
 from shards.audit import JOURNAL_NAME
@@ -34,6 +34,7 @@ from train.history import History
 from train.jobs import CHECKPOINTS_NAME
 from train.journal import Journal
 from train.learner import Learner, build_learner
+from train.live import Live, gradient_flow
 from train.losses import Loss, build_loss
 from train.optim import learning_rate
 from train.ranks import Ranks, averaging, whole
@@ -119,7 +120,7 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
         # Closed also where an error keeps its frames alive.
         closing(stop.until_asked(fit.reader.steps(place))) as steps,
     ):
-        after = None
+        after, live = None, Live(fit.ranks)
         for step in fit.ranks.in_step(steps, fit.num_steps - done):
             if history.is_over(fit.config):
                 break
@@ -133,11 +134,14 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
                 _validate(fit, learner, done, history, stop)
                 if fit.config.select == "best" and history.best_step == done:
                     _save(fit, learner, done, after, history)
-            progress.advance(int(log["clips"]), f"loss {log['loss']:.4f}")
+            progress.advance(int(log["clips"]), live.note(step, log))
         if fit.ranks.any(stop.asked) and _is_unfinished(fit, done, history):
             if after is not None:  # else nothing is done that was not saved
                 _save(fit, learner, done, after, history)
             raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
+    if done < fit.num_steps:
+        patience = counted(fit.config.early_stop or 0, "validation")
+        say(f"{fit.title}: ended after step {done}: {patience} brought no higher mAP")
     return _chosen(fit, learner, history)
 
 
@@ -165,6 +169,8 @@ def _step(
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
     loss = accumulate(fit, learner.model, step, number)
+    if number == 0 or fit.ends_evaluated_epoch(number + 1):
+        fit.log({"step": number + 1, "gradient_flow": gradient_flow(learner.model)})
     parameters = learner.model.parameters()
     grad_norm = float(whole(nn.utils.clip_grad_norm_(parameters, fit.config.clip_norm)))
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -197,17 +203,32 @@ def accumulate(fit: Fit, model: nn.Module, step: Step[Batch], number: int) -> fl
     (num_counted,) = ranks.total(sum(float(batch.weights_B.sum()) for batch in step.batches))
     for micro, batch in enumerate(step.batches, 1):
         torch.manual_seed(_seed_of(fit.config.seed, number, micro, ranks.world.rank))
-        part = batch.to(ranks.device)
         with averaging(model, micro == len(step.batches)):
-            with torch.autocast(
-                ranks.device.type, torch.bfloat16, enabled=uses_bf16(fit.config, ranks.device)
-            ):
-                logits_BC = model(part.inputs_BTN, part.lengths_B)
-            loss_B = fit.loss(logits_BC.float(), part.targets_BC)
-            loss = (loss_B * part.weights_B).sum() / max(1.0, num_counted)
-            (loss * ranks.count).backward()
+            try:
+                loss = _loss_sum(fit, model, batch.to(ranks.device)) / max(1.0, num_counted)
+                (loss * ranks.count).backward()
+            except torch.OutOfMemoryError:
+                raise TrainingFailed(_does_not_fit(fit, batch)) from None
         total += float(loss.detach())
     return ranks.total(total)[0]
+
+
+def _loss_sum(fit: Fit, model: nn.Module, batch: Batch) -> torch.Tensor:
+    device = fit.ranks.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(fit.config, device)):
+        logits_BC = model(batch.inputs_BTN, batch.lengths_B)
+    return (fit.loss(logits_BC.float(), batch.targets_BC) * batch.weights_B).sum()
+
+
+def _does_not_fit(fit: Fit, batch: Batch) -> str:
+    num_clips, num_places, _ = batch.inputs_BTN.shape
+    what = f"{fit.title}: {counted(num_clips, 'clip')} of {num_places} places"
+    if num_clips == 1:
+        return f"{what} does not fit into memory: take a smaller model, or train.parallel=fsdp"
+    return (
+        f"{what} at once do not fit into memory: set train.micro_batch_size={num_clips // 2}, and "
+        "as many more are added up to the same batch"
+    )
 
 
 def _seed_of(*parts: int) -> int:

@@ -98,6 +98,36 @@ def test_what_is_logged(random_data: MakeData, make_fit: MakeFit) -> None:
     assert all(0 <= record["valid_map"] <= 1 for record in valid)
 
 
+def test_where_the_gradient_flows_is_logged_once_a_validation(
+    random_data: MakeData, make_fit: MakeFit
+) -> None:
+    fit = make_fit(random_data((10, 6, 0)), epochs=4, batch_size=4, evaluate_every_epochs=2)
+    model = built(fit, LINEAR)
+    train(fit, model, Stop())
+    flows = [record for record in fit.journal.read() if "gradient_flow" in record]
+    assert [record["step"] for record in flows] == [1, 5, 10]
+    for record in flows:
+        assert record["gradient_flow"].keys() == {name for name, _ in model.named_parameters()}
+        assert all(0 < mean < most for mean, most in record["gradient_flow"].values())
+
+
+@pytest.mark.parametrize(
+    ("micro", "cure"), [(4, "set train.micro_batch_size=2,"), (1, "take a smaller model")]
+)
+def test_a_batch_that_does_not_fit_says_what_would(
+    micro: int, cure: str, random_data: MakeData, make_fit: MakeFit
+) -> None:
+    fit = make_fit(random_data((10, 0, 0)), batch_size=4, micro_batch_size=micro)
+    model = built(fit, LINEAR)
+
+    def exhaust(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model.register_forward_pre_hook(exhaust)
+    with pytest.raises(TrainingFailed, match=cure):
+        train(fit, model, Stop())
+
+
 def test_validation_leaves_the_weights_alone(random_data: MakeData, make_fit: MakeFit) -> None:
     data = random_data((10, 6, 0))
     ends = []
