@@ -23,7 +23,6 @@ SLURM = """\
 #!/usr/bin/env bash
 # Training; save as fit.sbatch, then: mkdir -p $logs && sbatch fit.sbatch
 # Torch speaks plain TCP between nodes: they must be on a network of their own.
-# `fit` trains in one process so far: under torchrun with more than one it ends with 2.
 #SBATCH --job-name=audiolex-fit
 $directives#SBATCH --nodes=$nodes
 #SBATCH --ntasks-per-node=1
@@ -63,7 +62,6 @@ PBS = """\
 # Training; save as $directory_text/fit.pbs, then: mkdir -p $logs && qsub fit.pbs
 # It submits that file again where it was stopped before its end.
 # Torch speaks plain TCP between nodes: they must be on a network of their own.
-# `fit` trains in one process so far: under torchrun with more than one it ends with 2.
 #PBS -N audiolex-fit
 $directives#PBS -l select=$nodes:ncpus=$cpus:ngpus=$gpus:mem=${memory_mib}mb
 #PBS -l place=scatter
