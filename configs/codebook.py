@@ -157,13 +157,23 @@ PRESETS: dict[str, Any] = {
 }
 
 
+DEFAULT_PRESET = "pcen"
+
+
 def _front_end(value: Any) -> Any:
-    """A preset's name, or a plain list of steps."""
+    """A preset's name, a plain list of steps, or settings; where those name no steps, they are laid
+    on a `preset`."""
     if isinstance(value, str):
-        if value not in PRESETS:
-            raise ValueError(f"must be one of {', '.join(PRESETS)}, or a list of steps")
-        return PRESETS[value]
-    return {"steps": value} if isinstance(value, list | tuple) else value
+        value = {"preset": value}
+    if isinstance(value, list | tuple):
+        return {"steps": value}
+    if not isinstance(value, dict) or ("steps" in value and "preset" not in value):
+        return value
+    own = dict(value)
+    preset = own.pop("preset", DEFAULT_PRESET)
+    if preset not in PRESETS:
+        raise ValueError(f"must be one of {', '.join(PRESETS)}, or a list of steps")
+    return {**PRESETS[preset], **own}
 
 
 FrontEnd = Annotated[FrontEndConfig, BeforeValidator(_front_end)]
@@ -184,7 +194,7 @@ class CodebookConfig(Section):
     codebooks: Annotated[int, Field(ge=1, le=64)] = 1
     combine: Literal["product", "residual"] = "product"
     metric: Literal["l2", "cosine"] = "l2"
-    front_end: FrontEnd = FrontEndConfig.model_validate(PRESETS["pcen"])
+    front_end: FrontEnd = FrontEndConfig.model_validate(PRESETS[DEFAULT_PRESET])
     frames_per_centroid: PositiveInt = 256
     holdout_share: Share = 0.05  # of the training clips, to measure the error on
     silence_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # most weight of digital silence

@@ -45,10 +45,13 @@ def dump_config(config: Config) -> str:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on top; mappings merge key by key, everything else replaces."""
+    """`base` with `over` laid on top; mappings merge key by key, everything else replaces. A front
+    end's name is short for a mapping."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
+        if key == "front_end" and isinstance(below, str):
+            below = {"preset": below}
         if isinstance(below, Mapping) and isinstance(value, Mapping):
             merged[key] = merge(below, value)
         else:

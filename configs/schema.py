@@ -284,9 +284,12 @@ class Config(Section):
         frames = tree.get("frames", {}) if isinstance(tree, dict) else {}
         is_mel = not isinstance(frames, dict) or frames.get("kind", "mel") == "mel"
         codebook = tree.get("codebook", {}) if isinstance(tree, dict) else None
-        if is_mel or not isinstance(codebook, dict) or "front_end" in codebook:
+        if is_mel or not isinstance(codebook, dict):
             return tree
-        return {**tree, "codebook": {**codebook, "front_end": "logmel"}}
+        asked = codebook.get("front_end", {})
+        if not isinstance(asked, dict) or asked.keys() & {"steps", "preset"}:
+            return tree
+        return {**tree, "codebook": {**codebook, "front_end": {"preset": "logmel", **asked}}}
 
     @model_validator(mode="after")
     def _models_exist(self) -> Self:

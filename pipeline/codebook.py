@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from cluster.launch import OpenClient
 from configs.console import say
+from configs.errors import InputError
 from configs.frames import MelFrames
 from configs.schema import Config
 from pipeline import ledger
@@ -178,9 +179,13 @@ def _train(task: CodebookTask, rows: DrawnRows, holdout: DrawnRows) -> Training:
     training = Training() if kept is None else Training.resumed(kept)
     if kept is not None:
         say(f"codebook {place.name}: going on after step {training.step}")
-    for after_step in train_codebooks(training, config, rows, holdout, choice.build):
-        place.write(STEP, after_step.tensors())
-        training = after_step
+    try:
+        for after_step in train_codebooks(training, config, rows, holdout, choice.build):
+            place.write(STEP, after_step.tensors())
+            training = after_step
+    except InputError:  # these settings have no end to come to: others may take over
+        place.path(STEP).unlink(missing_ok=True)
+        raise
     return training
 
 

@@ -69,8 +69,8 @@ def training_clips(
     together = SplitInputs.joined(parts)
     if not together.ids:
         raise InputError(
-            f"{seal.layout.root}: not one clip was decoded; `python -m pipeline status` says why "
-            "(files that are too long: source.windows.length_s=10 cuts them)"
+            f"{seal.layout.root}: not one clip was decoded; `python -m pipeline status` says why; "
+            "where files are too long, source.windows.length_s=10 cuts them"
         )
     is_train = split_codes(together, split, fold) == TRAIN
     bounds = np.cumsum([0, *(len(part.ids) for part in parts)])
@@ -106,7 +106,10 @@ def fit_front_end(seal: Seal, clips: Sequence[Clips], config: CodebookConfig) ->
             "codebook.front_end: no frame of the training clips is at or above "
             f"mask_below_db={config.front_end.mask_below_db}: lower it, or set it to null"
         )
-    return FrontEnd.fit(config.front_end, found)
+    try:
+        return FrontEnd.fit(config.front_end, found)
+    except ValueError as error:
+        raise InputError(f"codebook.front_end: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -108,15 +108,26 @@ class Trainer:
                 break
             wanted *= 2
         if len(first) < k:
-            raise InputError(
-                f"codebook.k={k}, but the drawn frames hold {len(first)} distinct vectors: lower "
-                "k or give more clips"
-            )
+            raise InputError(self._too_few(len(first)))
         counts_N = np.bincount(same_N, weights=weights_N).astype(np.float64)
         centroids_KD = spread(
             vectors_ND[first], counts_N, k, self.config.metric, self._random(0), self.build
         )
         return State(centroids_KD, np.zeros(k))
+
+    def _too_few(self, num_distinct: int) -> str:
+        config = self.config
+        if num_distinct == 1:
+            return "codebook.front_end makes one and the same vector of all frames: change it"
+        found = f"{num_distinct} distinct vectors"
+        if self.number and config.combine == "residual":
+            return (
+                f"codebook.k={config.k}, but codebook {self.number + 1} of {config.codebooks} has "
+                f"{found} to learn from, as the ones before left no more: lower k, or codebooks"
+            )
+        return (
+            f"codebook.k={config.k}, but the drawn frames hold {found}: lower k or give more clips"
+        )
 
     def train(self, state: State, rows: Rows, holdout: Rows) -> Iterator[State]:
         """Go on from `state`, yielding the state after every step."""

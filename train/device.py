@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
+
 import torch
 
 from configs.errors import InputError
 from configs.schema import TrainConfig
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 def choose_device(asked: str, number: int = 0) -> torch.device:
@@ -31,7 +36,17 @@ def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
 
 def set_up_cpu(config: TrainConfig) -> None:
     """Threads as configured; denormals become zero: the gradients of a fresh LSTM are so small
-    that its first epochs would take 10 times as long."""
+    that its first epochs would take 10 times as long; freed memory is kept."""
     torch.set_flush_denormal(True)
+    _keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one: to give it back and to fault it in again
+    took 6 % of a BERT's steps. Elsewhere this does nothing."""
+    with suppress(OSError, AttributeError):
+        allocator = ctypes.CDLL("libc.so.6")
+        allocator.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        allocator.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)

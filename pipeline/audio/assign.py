@@ -36,6 +36,7 @@ from pipeline.audio.threads import one_blas_thread
 REFERENCE_ROUNDOFF = 2.0**-53
 LARGEST = float(np.finfo(np.float32).max)
 RESCORE_PAIRS = 65_536
+MOST_CENTROIDS = 65_536  # as uint16 counts
 
 CentroidsKD = npt.NDArray[np.float32]
 DistancesT = npt.NDArray[np.float32]
@@ -53,6 +54,8 @@ class Assigner:
     """
 
     def __init__(self, centroids_KD: CentroidsKD, metric: str, build: Build = Gemm) -> None:
+        if not 1 <= len(centroids_KD) <= MOST_CENTROIDS:
+            raise ValueError(f"1 to {MOST_CENTROIDS} centroids, not {len(centroids_KD)}")
         self.metric = metric
         self.k = len(centroids_KD)
         self._given_KD = np.asarray(centroids_KD, dtype=np.float32)

@@ -23,6 +23,7 @@ from pipeline.audio.threads import one_blas_thread
 
 FIT_VECTORS = 2**15  # that a step is fitted to
 ROWS_TOGETHER = 2**11
+LARGEST_TO_FIT = 1e15
 
 FramesTM = npt.NDArray[np.floating[Any]]
 Chosen = slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]
@@ -39,7 +40,8 @@ class FrontEnd:
     def fit(cls, config: FrontEndConfig, clips: Sequence[FramesTM]) -> Self:
         """Fit the steps of a front end, one after the other, to clips of stored frames [T, M];
         their silent frames, where those are masked, teach nothing, and of very many the others
-        are looked at with gaps."""
+        are looked at with gaps. Raises ValueError where a step makes numbers that are too large
+        for the next one."""
         audible = [~cls(config).silent(frames_TM) for frames_TM in clips]
         stride = math.ceil(sum(map(np.count_nonzero, audible)) / FIT_VECTORS) or 1
         vectors = [to_float32(frames_TM) for frames_TM in clips]
@@ -49,7 +51,7 @@ class FrontEnd:
             for step in config.steps:
                 fit = FIT.get(step.kind)
                 seen = (
-                    _applied(vectors_TD, waiting)[is_audible_T][::stride]
+                    _bounded(_applied(vectors_TD, waiting)[is_audible_T][::stride], step)
                     for vectors_TD, is_audible_T in zip(vectors, audible, strict=True)
                 )
                 made.append({} if fit is None else fit(step, seen))
@@ -122,4 +124,11 @@ def _together(parts: Iterable[VectorsTD]) -> Iterator[VectorsTD]:
 def _applied(vectors_TD: VectorsTD, steps: Iterable[tuple[StepConfig, Arrays]]) -> VectorsTD:
     for step, arrays in steps:
         vectors_TD = APPLY[step.kind](step, arrays, vectors_TD)
+    return vectors_TD
+
+
+def _bounded(vectors_TD: VectorsTD, step: StepConfig) -> VectorsTD:
+    """Vectors whose squares can be added up in float32."""
+    if not np.abs(vectors_TD).max(initial=0) < LARGEST_TO_FIT:
+        raise ValueError(f"what step {step.kind} is given holds NaN or numbers above 1e15")
     return vectors_TD

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from configs.errors import ConfigError
-from configs.load import dump_config, load_config
+from configs.load import dump_config, load_config, merge
 from configs.schema import Config, LstmModel
 from configs.sources import EscSource
 from tests.test_configs.samples import MINIMAL, MODELS, SHIPPED, FaultsOf, WriteYaml
@@ -264,6 +265,9 @@ def codebook_of(write_yaml: WriteYaml, text: str) -> Config:
     return load_config(write_yaml(MINIMAL + text))
 
 
+PCEN = ["pcen", "standardise", "context", "pca"]
+
+
 @pytest.mark.parametrize(
     ("text", "steps", "mask"),
     [
@@ -272,7 +276,10 @@ def codebook_of(write_yaml: WriteYaml, text: str) -> Config:
         ("frames: {kind: mfcc}\ncodebook: {front_end: none}\n", [], None),
         ("codebook: {front_end: seed}\n", ["minmax"], None),
         ("codebook: {front_end: [minmax, {kind: pca, dims: 8}]}\n", ["minmax", "pca"], None),
-        ("codebook: {front_end: {mask_below_db: -60}}\n", [], -60.0),
+        ("codebook: {front_end: {steps: [], mask_below_db: -60}}\n", [], -60.0),
+        ("codebook: {front_end: {mask_below_db: -60}}\n", PCEN, -60.0),
+        ("codebook: {front_end: {preset: logmel, mask_below_db: -60}}\n", PCEN[1:], -60.0),
+        ("frames: {kind: mfcc}\ncodebook: {front_end: {mask_below_db: -60}}\n", PCEN[1:], -60.0),
     ],
 )
 def test_a_front_end_is_a_preset_or_its_steps(
@@ -304,3 +311,22 @@ def test_faults_of_a_codebook_say_what_to_do(
 
 def test_all_of_uint16_may_be_centroids_where_silence_is_kept(write_yaml: WriteYaml) -> None:
     assert codebook_of(write_yaml, "codebook: {k: 65536, front_end: logmel}\n").codebook.k == 65_536
+
+
+@pytest.mark.parametrize(
+    ("text", "over", "steps", "mask"),
+    [
+        ("codebook: {front_end: pcen}\n", {"mask_below_db": None}, PCEN, None),
+        ("codebook: {front_end: logmel}\n", {"mask_below_db": -50.0}, PCEN[1:], -50.0),
+        ("codebook: {k: 8}\n", {"mask_below_db": None}, PCEN, None),
+        ("codebook: {front_end: {mask_below_db: -20}}\n", {"preset": "seed"}, ["minmax"], -20.0),
+    ],
+)
+def test_one_setting_of_a_front_end_leaves_the_others(
+    text: str, over: dict[str, Any], steps: list[str], mask: float | None, write_yaml: WriteYaml
+) -> None:
+    """As `codebook.front_end.mask_below_db=null`, which messages advise."""
+    tree = merge(yaml.safe_load(text), {"codebook": {"front_end": over}})
+    front_end = codebook_of(write_yaml, yaml.safe_dump(tree)).codebook.front_end
+    assert [step.kind for step in front_end.steps] == steps
+    assert front_end.mask_below_db == mask

@@ -193,6 +193,12 @@ def test_the_highest_token_fits() -> None:
     assert tokens_T.tolist() == [0, 65_535, 65_535]
 
 
+@pytest.mark.parametrize("k", [0, 65_537])
+def test_no_more_centroids_than_tokens_can_count(k: int) -> None:
+    with pytest.raises(ValueError, match=f"1 to 65536 centroids, not {k}"):
+        Assigner(np.zeros((k, 1), np.float32), "l2")
+
+
 @with_metrics
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_vector_that_is_no_number_gets_no_token(metric: str, value: float) -> None:

@@ -376,3 +376,14 @@ def test_clips_that_are_silent_all_through_give_nothing_to_fit_to() -> None:
     quiet = np.full((50, 64), -100, dtype=np.float16)
     with pytest.raises(ValueError, match="fitted to frames, and there are none"):
         fitted("pcen", [quiet])
+
+
+@pytest.mark.parametrize("settings", [{"gain": 1e39}, {"gain": 1e30, "alpha": 0, "root": 1}])
+def test_numbers_that_the_next_step_cannot_add_up_are_refused(settings: dict[str, float]) -> None:
+    config = FrontEndConfig.model_validate({"steps": [{"kind": "pcen", **settings}, "pca"]})
+    frames_TM = np.random.default_rng(0).uniform(-80, 0, (300, 16)).astype(np.float16)
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(ValueError, match="step pca is given holds NaN or numbers above 1e15"),
+    ):
+        FrontEnd.fit(config, [frames_TM])
