@@ -103,6 +103,32 @@ assert report["steps"] == 135 * report["trainings"]
 """
 
 
+TRAIN = """
+import sys
+from pathlib import Path
+from tests.torture.train import PARTS
+part, count = sys.argv[2], int(sys.argv[3])
+report = PARTS[part](Path(sys.argv[1]), count=count)
+assert report["kills"] == count, report
+assert report["trainings"] >= 1
+"""
+
+
+@pytest.mark.parametrize(("part", "count"), [("kills", 4), ("worlds", 2)])
+def test_trainings_that_are_killed_end_as_undisturbed(
+    part: str, count: int, tmp_path: Path
+) -> None:
+    """The trial itself asserts the same weights, or the same clips on other numbers of ranks."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, tmp_path, part, str(count)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_readers_that_are_killed_lose_and_repeat_no_clip(tmp_path: Path) -> None:
     """In a process of its own, which forks ranks that have imported torch already."""
     done = subprocess.run(
