@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from benchmarks.stream_formats import NUM_CLASSES, VOCABULARY, write_ours
-from configs.schema import BertModel, TrainConfig
+from configs.models import BertModel
+from configs.schema import TrainConfig
 from train.data import Batch, Classes, TokenData
 from train.models import build
 
@@ -181,35 +182,20 @@ class _WithLoss(nn.Module):
         return {"loss": _loss(logits_BC, labels), "logits": logits_BC}
 
 
-def hf_trainer(task: Task, clock: Clock) -> None:
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+def _hf_arguments(task: Task) -> Any:
+    """Our recipe in its words."""
+    from transformers import TrainingArguments
 
-    from train.loop import prepare
-
-    class Ticks(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.tick()
-
-    prepare(task.config)
-    data, config = task.data(), task.config
-    batches = _batches(task, task.steps * task.batch // task.micro_batch)
-    clips = [
-        {"tokens": tokens_TQ, "length": length, "labels": targets_C}
-        for batch in batches
-        for tokens_TQ, length, targets_C in zip(
-            batch.inputs_BTN, batch.lengths_B, batch.targets_BC, strict=True
-        )
-    ]
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(task.directory / "hf_trainer"),
         use_cpu=True,
         max_steps=task.steps,
         per_device_train_batch_size=task.micro_batch,
         gradient_accumulation_steps=task.batch // task.micro_batch,
-        learning_rate=config.lr,
-        weight_decay=config.weight_decay,
+        learning_rate=task.config.lr,
+        weight_decay=task.config.weight_decay,
         adam_beta2=0.98,
-        max_grad_norm=config.clip_norm,
+        max_grad_norm=task.config.clip_norm,
         lr_scheduler_type="cosine",
         optim="adamw_torch_fused",
         logging_steps=10,
@@ -220,12 +206,29 @@ def hf_trainer(task: Task, clock: Clock) -> None:
         label_names=["labels"],
         seed=SEED,
     )
-    Trainer(
-        model=_WithLoss(task.model(data)),
-        args=arguments,
-        train_dataset=clips,
-        callbacks=[Ticks()],
-    ).train()
+
+
+def hf_trainer(task: Task, clock: Clock) -> None:
+    from transformers import Trainer, TrainerCallback
+
+    from train.loop import prepare
+
+    class Ticks(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.tick()
+
+    prepare(task.config)
+    data = task.data()
+    clips = [
+        {"tokens": tokens_TQ, "length": length, "labels": targets_C}
+        for batch in _batches(task, task.steps * task.batch // task.micro_batch)
+        for tokens_TQ, length, targets_C in zip(
+            batch.inputs_BTN, batch.lengths_B, batch.targets_BC, strict=True
+        )
+    ]
+    model = _WithLoss(task.model(data))
+    arguments = _hf_arguments(task)
+    Trainer(model=model, args=arguments, train_dataset=clips, callbacks=[Ticks()]).train()
 
 
 SIDES: dict[str, Callable[[Task, Clock], None]] = {

@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from configs.load import load_config
-from configs.schema import BertModel, Config, LinearModel, LstmModel, NeuralModel, TrainConfig
+from configs.models import BertModel, LinearModel, LstmModel, NeuralModel
+from configs.schema import Config, TrainConfig
 from shards.layout import Layout
 from shards.stream.schedule import Place
 from train import fit as fitting

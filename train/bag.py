@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 
-from configs.schema import BagModel
+from configs.models import BagModel
 from train.data import Rows, TokenData
 
 MAX_ITERATIONS = 1000

@@ -19,7 +19,8 @@ import torch
 from configs.console import counted, say
 from configs.data import DataConfig
 from configs.errors import InputError
-from configs.schema import Config, FrameModel, SplitConfig, TrainConfig
+from configs.models import FrameModel
+from configs.schema import Config, SplitConfig, TrainConfig
 from pipeline.audio.front_end import FrontEnd
 from shards.codebook import Codebook, open_codebook
 from shards.commit import REPAIR

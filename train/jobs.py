@@ -9,7 +9,8 @@ from typing import Any
 
 from configs.data import WHICH
 from configs.errors import ConfigError
-from configs.schema import Config, Model, NeuralModel, TrainConfig
+from configs.models import Model, NeuralModel
+from configs.schema import Config, TrainConfig
 from shards.codebook import codebook_names, open_codebook
 from shards.commit import CommitRecord, StageLog, ids_sha256
 from shards.layout import Layout

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file as load_tensors
 from torch import nn
 
-from configs.schema import BagModel, Config
+from configs.models import BagModel
+from configs.schema import Config
 from shards.seal import check_bytes
 from train.bag import bag_logits
 from train.data import Batch, Rows, TokenData

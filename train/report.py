@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from configs.console import say
 from configs.frames import FramesConfig
 from configs.load import dump_config
-from configs.schema import BagModel, Config
+from configs.models import BagModel
+from configs.schema import Config
 from pipeline.audio.refusal import REASONS
 from shards.atomic import write_whole
 from shards.audit import JOURNAL_NAME

@@ -13,7 +13,8 @@ from torch import nn
 from configs.console import counted, say
 from configs.data import WHICH
 from configs.errors import ConfigError
-from configs.schema import BagModel, Config
+from configs.models import BagModel
+from configs.schema import Config
 from shards.atomic import Attempt, write_whole
 from shards.audit import JOURNAL_NAME, SPEC_NAME, Spec
 from shards.commit import CommitRecord, Written, ids_sha256

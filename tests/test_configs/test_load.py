@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from configs.errors import ConfigError
 from configs.load import dump_config, load_config, merge
-from configs.schema import Config, LstmModel
+from configs.models import LstmModel
+from configs.schema import Config
 from configs.sources import EscSource
 from tests.test_configs.samples import MINIMAL, MODELS, SHIPPED, FaultsOf, WriteYaml
 

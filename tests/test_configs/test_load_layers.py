@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from configs.errors import ConfigError
 from configs.load import load_config, merge
-from configs.schema import BertModel, LstmModel
+from configs.models import BertModel, LstmModel
 from tests.test_configs.samples import MINIMAL, MODELS, FaultsOf, WriteYaml
 
 # --- includes --------------------------------------------------------------------------------

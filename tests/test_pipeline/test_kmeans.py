@@ -328,13 +328,6 @@ def test_more_centroids_than_distinct_vectors_is_an_input_error_with_numbers() -
         Trainer(config_of(6)).start(ArrayRows.of(vectors_ND))
 
 
-def test_a_later_codebook_that_has_too_little_left_says_which() -> None:
-    config = config_of(6, codebooks=3, combine="residual")
-    rows = ArrayRows.of(np.repeat(np.eye(5, dtype=np.float32), 100, axis=0))
-    with pytest.raises(InputError, match=r"codebook 2 of 3 has 5 distinct vectors.*or codebooks"):
-        Trainer(config, number=1).start(rows)
-
-
 def test_where_all_vectors_are_one_no_k_is_advised() -> None:
     with pytest.raises(InputError, match=r"front_end makes one and the same vector"):
         Trainer(config_of(6)).start(ArrayRows.of(np.ones((50, 3), np.float32)))

@@ -9,6 +9,7 @@ from safetensors.numpy import load, save
 from sklearn.cluster import KMeans
 
 from configs.codebook import CodebookConfig
+from configs.errors import InputError
 from pipeline.audio.assign import Assigner
 from pipeline.audio.engines import Gemm
 from pipeline.kmeans import ArrayRows
@@ -79,3 +80,11 @@ def test_each_codebook_of_a_residual_learns_what_is_left_over() -> None:
     assert errors == sorted(errors, reverse=True)
     one = all_done(vectors_ND, config_of(48))[0]
     assert errors[-1] < error_of(one, vectors_ND) / 64, "48 centroids used together beat 48 in one"
+
+
+def test_a_later_codebook_that_has_too_little_left_says_which() -> None:
+    """Of 5 distinct vectors, 4 centroids leave 2: nothing, and a difference."""
+    config = config_of(4, codebooks=3, combine="residual")
+    rows = ArrayRows.of(np.repeat(np.eye(5, dtype=np.float32), 100, axis=0))
+    with pytest.raises(InputError, match=r"codebook 2 of 3 has \d distinct .* or codebooks"):
+        list(train_codebooks(Training(), config, rows, NOTHING, Gemm))

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from configs.schema import BagModel
+from configs.models import BagModel
 from train.bag import bag_logits, count_tokens, fit_bag
 from train.data import Rows, TokenData
 from train.metrics import evaluate

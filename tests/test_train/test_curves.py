@@ -16,7 +16,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from configs.schema import Config, FrameModel, Model, TrainConfig
+from configs.models import FrameModel, Model
+from configs.schema import Config, TrainConfig
 from shards.layout import Layout
 from tests.test_train.conftest import MakeData
 from train.data import TokenData, open_data

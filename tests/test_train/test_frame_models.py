@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from configs.errors import ConfigError, InputError
 from configs.frames import FbankFrames
-from configs.schema import AstModel, Config, Model
+from configs.models import AstModel, Model
+from configs.schema import Config
 from pipeline.audio.fbank import fbank
 from pipeline.audio.quantise import Quantiser
 from shards.layout import Layout

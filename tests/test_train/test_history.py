@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from configs.errors import ConfigError
-from configs.schema import LinearModel, TrainConfig
+from configs.models import LinearModel
+from configs.schema import TrainConfig
 from tests.test_train.conftest import CopyRun, MakeData, MakeFit
 from tests.test_train.test_resume import die, run
 from train import checkpoint, fit

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from configs.errors import TrainingFailed
-from configs.schema import BertModel, LinearModel, LstmModel, NeuralModel
+from configs.models import BertModel, LinearModel, LstmModel, NeuralModel
 from train import checkpoint
 from train.data import TokenData
 from train.journal import TIMES

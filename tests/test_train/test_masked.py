@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from configs.data import DataConfig
-from configs.schema import Config, LinearModel
+from configs.models import LinearModel
+from configs.schema import Config
 from shards.__main__ import VERBS
 from shards.audit import open_audit
 from shards.layout import Layout

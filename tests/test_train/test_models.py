@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from configs.errors import ConfigError
-from configs.schema import BertModel, LstmModel, Model
+from configs.models import BertModel, LstmModel, Model
 from train.loop import prepare, train
 from train.metrics import evaluate
 from train.models import build

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from configs.schema import BertModel, LstmModel, TrainConfig
+from configs.models import BertModel, LstmModel
+from configs.schema import TrainConfig
 from train.models import build
 from train.models.embedding import Vocabulary
 from train.optim import build_optimizer, learning_rate

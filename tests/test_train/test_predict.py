@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from configs.errors import IntegrityError
-from configs.schema import Config, LinearModel
+from configs.models import LinearModel
+from configs.schema import Config
 from pipeline.verbs import run_verb
 from train import evaluate, fit
 from train.data import TokenData, open_data

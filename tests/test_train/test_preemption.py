@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from configs.errors import Preempted
-from configs.schema import LinearModel
+from configs.models import LinearModel
 from shards.audit import JOURNAL_NAME
 from shards.commit import StageLog
 from shards.events import read_lines

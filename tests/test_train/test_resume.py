@@ -19,7 +19,8 @@ from torch import nn
 
 from configs.errors import ConfigError, Preempted, RecipeMismatch
 from configs.load import dump_config, load_config
-from configs.schema import BertModel, Config, LinearModel, LstmModel
+from configs.models import BertModel, LinearModel, LstmModel
+from configs.schema import Config
 from shards.commit import StageLog
 from shards.layout import Layout
 from train import checkpoint, fit, loop, validation

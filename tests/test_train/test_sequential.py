@@ -16,7 +16,8 @@ from torch import nn
 
 from configs.data import DataConfig
 from configs.errors import InputError, IntegrityError, Preempted, RecipeMismatch
-from configs.schema import BertModel, Config, LinearModel
+from configs.models import BertModel, LinearModel
+from configs.schema import Config
 from shards.audit import open_audit
 from shards.layout import Layout
 from shards.stream.schedule import Place, World

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from configs.schema import Model
+from configs.models import Model
 from train.models.ast import build_ast
 from train.models.bert import build_bert
 from train.models.bert_frames import build_bert_frames

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from configs.errors import ConfigError, InputError
-from configs.schema import AstModel
+from configs.models import AstModel
 from train.models.pooling import real_tokens
 
 FEED_FORWARD = 4  # times the width

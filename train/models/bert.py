@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from configs.errors import ConfigError
-from configs.schema import BertModel as BertSection
-from configs.schema import BertShape
+from configs.models import BertModel as BertSection
+from configs.models import BertShape
 from train.models.embedding import MappedCentroids, TokenEmbedding, Vocabulary
 from train.models.pooling import AttentionPooling, masked_mean, real_tokens
 from train.models.strided import Strided

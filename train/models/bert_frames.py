@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from configs.schema import BertFramesModel
+from configs.models import BertFramesModel
 from train.models.bert import Bert
 
 

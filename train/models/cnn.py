@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from configs.errors import ConfigError
-from configs.schema import CnnModel
+from configs.models import CnnModel
 from train.models.pooling import masked_mean, real_tokens
 
 

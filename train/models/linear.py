@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from configs.schema import LinearModel
+from configs.models import LinearModel
 from train.models.embedding import TokenEmbedding, Vocabulary
 from train.models.pooling import masked_mean, real_tokens
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from configs.schema import LstmModel
+from configs.models import LstmModel
 from train.models.embedding import TokenEmbedding, Vocabulary
 from train.models.pooling import AttentionPooling, masked_mean, real_tokens
 

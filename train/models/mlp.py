@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from configs.schema import MlpModel
+from configs.models import MlpModel
 from train.models.pooling import real_tokens
 
 
