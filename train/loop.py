@@ -120,7 +120,7 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
         # Closed also where an error keeps its frames alive.
         closing(stop.until_asked(fit.reader.steps(place))) as steps,
     ):
-        after, live = None, Live(fit.ranks)
+        after, live = None, Live(fit.ranks, learner.model)
         for step in fit.ranks.in_step(steps, fit.num_steps - done):
             if history.is_over(fit.config):
                 break
