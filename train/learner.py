@@ -64,6 +64,7 @@ class Learner:
 
     def files(self) -> dict[str, Tensors]:
         """All tensors, by the file of a checkpoint that holds them; no name is in two of them."""
+        drop_gathered(self.model)  # or FSDP2's root has other parameters than the optimizer's
         named = bare(self.model).named_parameters()
         states = {
             f"{name}/{key}": value.reshape(1) if value.ndim == 0 else value

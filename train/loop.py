@@ -135,7 +135,8 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
                 if fit.config.select == "best" and history.best_step == done:
                     _save(fit, learner, done, after, history)
             progress.advance(int(log["clips"]), live.note(step, log))
-        if fit.ranks.any(stop.asked) and _is_unfinished(fit, done, history):
+        stop.asked = fit.ranks.any(stop.asked)  # all ranks leave together, also between models
+        if stop.asked and _is_unfinished(fit, done, history):
             if after is not None:  # else nothing is done that was not saved
                 _save(fit, learner, done, after, history)
             raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")

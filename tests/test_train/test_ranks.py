@@ -146,6 +146,19 @@ def test_on_another_number_of_ranks_the_same_examples_come(
     assert all(len(rows) == 13 for rows in [*seen.values()][:-1])
 
 
+def test_a_sharded_checkpoint_after_a_validation_is_whole(
+    copy_run: CopyRun, tmp_path: Path
+) -> None:
+    """A validation leaves FSDP2's root gathered: its optimizer state was left out then."""
+    settings = {"average_decay": None, "select": "best", "checkpoint_every_steps": 1000}
+    whole, killed = job(copy_run, "fsdp", **settings), job(copy_run, "fsdp", **settings)
+    run("fit", whole, tmp_path / "whole", 2)
+    ended(start("fit", killed, tmp_path / "killed", 2, KILL="1:6"))
+    run("fit", killed, tmp_path / "resumed", 2)
+    assert equal(weights(killed), weights(whole))
+    assert logged(killed) == logged(whole)
+
+
 def test_a_signal_to_one_rank_saves_the_step_of_all(copy_run: CopyRun, tmp_path: Path) -> None:
     whole, stopped = job(copy_run), job(copy_run)
     run("fit", whole, tmp_path / "whole", 2)

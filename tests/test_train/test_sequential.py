@@ -141,7 +141,7 @@ def test_bert_learns_through_it(random_data: MakeData, make_fit: MakeFit) -> Non
     settings = {"epochs": 12, "batch_size": 16, "lr": 5e-3, "evaluate_every_epochs": 100}
     one = make_fit(data, reader="webdataset", **settings)
     model = trained(one, BERT)
-    losses = [record["loss"] for record in one.journal.read()]
+    losses = [record["loss"] for record in one.journal.read() if "loss" in record]
     assert losses[-1] < losses[0] / 2
     rows = data.rows("test")
     logits_NC = logits_of(model, data, rows, 16, torch.device("cpu"))
@@ -158,7 +158,7 @@ def test_a_stopped_training_draws_what_is_left_of_its_epoch_anew(
         trained(make_fit(data, directory="stopped", **settings), LINEAR, at_step=7)
     again = make_fit(data, directory="stopped", **settings)
     weights = trained(again, LINEAR)
-    logged = [record["step"] for record in again.journal.read()]
+    logged = [record["step"] for record in again.journal.read() if "loss" in record]
     assert logged == [1, 10, 15]
     assert again.num_steps == 15
     left = rows_by_step(again, Place(1, 8))

@@ -16,6 +16,7 @@ import os
 import random
 import socket
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
@@ -38,6 +39,7 @@ MODEL = {"kind": "lstm", "width": 16, "hidden": 16, "dropout": 0.2, "epochs": 16
 TRAIN = {"batch_size": 13, "micro_batch_size": 3, "checkpoint_every_steps": 4, "threads": 1}
 TRAIN |= {"device": "cpu", "average_decay": 0.9, "select": "best", "keep_checkpoints": 1}
 LONGEST_S, END_LIMIT_S = 2.5, 60.0
+CRASHED = 70  # no kill, and no error that is told
 WORLDS = (1, 2, 4)
 UNDISTURBED = "undisturbed"
 
@@ -149,6 +151,9 @@ def _rank(place: Path, out: Path, rank: int, num_ranks: int, port: int) -> None:
             fit.run(Config.model_validate(config.model_dump() | asked))
     except AudiolexError as error:
         sys.exit(error.exit_code)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(CRASHED)
 
 
 PARTS: Mapping[str, Part] = {"kills": kills, "worlds": worlds}
