@@ -67,7 +67,7 @@ def flat_gradient(model: nn.Module) -> torch.Tensor:
 
 
 def write_gradients(config: Config, out: Path) -> None:
-    with joined(world_of(os.environ), TrainConfig(device="cpu"), "0" * 64) as ranks:
+    with joined(world_of(os.environ), TrainConfig(device="cpu")) as ranks:
         for how in ("ddp", "fsdp"):
             for name, found in gradients(config, ranks, how):
                 if ranks.is_first:

@@ -23,7 +23,7 @@ from shards.stream.remote import files_of
 from shards.stream.schedule import World
 from train.jobs import Job, jobs, recipe
 from train.stop import Stop
-from train.world import world_of
+from train.world import Meeting, world_of
 
 OF_THE_PIPELINE = ("run", "source", "shards", "audio", "frames", "quarantine", "cluster")
 
@@ -39,12 +39,12 @@ def run(config: Config) -> int:
     stop, is_first = Stop(), world.rank == 0
     console.is_quiet = not is_first
     files_of(layout.root, config.data)  # an address that nobody can read is not kept
-    with timed(layout, "fit") if is_first else nullcontext():
+    with timed(layout, "fit") if is_first else nullcontext(), Meeting() as meeting:
         for job in jobs(config):
             if stop.asked:  # in the last step of the model before
                 raise Preempted(f"stopped before fit {job.name}; run again")
             with hold(job.directory / "fit.lock") if is_first else nullcontext():
-                fit_job(config, job, stop, world)
+                fit_job(config, job, stop, world, meeting)
         if is_first:
             _save_config(config, layout, job.partial)
     return 0
@@ -59,7 +59,7 @@ def _save_config(config: Config, layout: Layout, partial: Path) -> None:
     write_whole(partial, layout.config, text.encode())
 
 
-def fit_job(config: Config, job: Job, stop: Stop, world: World) -> None:
+def fit_job(config: Config, job: Job, stop: Stop, world: World, meeting: Meeting) -> None:
     """Train and commit one model, unless it is committed."""
     decided = recipe(config, job)
     if world.rank == 0:
@@ -71,4 +71,4 @@ def fit_job(config: Config, job: Job, stop: Stop, world: World) -> None:
 
     if world.rank == 0:
         sweep(job.partial)
-    train_and_commit(config, job, fingerprint(decided), stop, world)
+    train_and_commit(config, job, fingerprint(decided), stop, world, meeting)

@@ -137,11 +137,10 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def joined(world: World, config: TrainConfig, fingerprint: str) -> Iterator[Ranks]:
-    """The ranks of a training, once all of them are here.
+def joined(world: World, config: TrainConfig) -> Iterator[Ranks]:
+    """The ranks of a command, once all of them are here; they meet only once in a process.
 
-    Raises InputError where they do not meet, or were not started with one config (whose
-    `fingerprint` is), and TrainingFailed where one is lost on the way.
+    Raises InputError where they do not meet, and TrainingFailed where one is lost on the way.
     """
     device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
     if world.num_ranks == 1:
@@ -157,7 +156,6 @@ def joined(world: World, config: TrainConfig, fingerprint: str) -> Iterator[Rank
         ) from None
     try:
         ranks = Ranks(device, world)
-        _refuse_other_configs(ranks, fingerprint)
         yield ranks
         ranks.total()  # nobody leaves before the others are done
     except (RuntimeError, distributed.DistError) as error:
@@ -172,7 +170,8 @@ def joined(world: World, config: TrainConfig, fingerprint: str) -> Iterator[Rank
         distributed.destroy_process_group()
 
 
-def _refuse_other_configs(ranks: Ranks, fingerprint: str) -> None:
+def refuse_other_configs(ranks: Ranks, fingerprint: str) -> None:
+    """Raises InputError on every rank where one trains under another recipe than rank 0."""
     stamps = ranks.concatenated(np.array([int(fingerprint[:12], 16)]))
     if others := np.flatnonzero(stamps != stamps[0]).tolist():
         raise InputError(f"rank {others[0]} was started with another config, or run, than rank 0")

@@ -24,12 +24,15 @@ from train.jobs import CARD_NAME, STAGE, WEIGHTS_NAME, Job
 from train.journal import Journal
 from train.loop import Fit, prepare, train
 from train.models import build
-from train.ranks import Ranks, joined
+from train.ranks import Ranks, joined, refuse_other_configs
 from train.sequential import NOTICE
 from train.stop import Stop
+from train.world import Meeting
 
 
-def train_and_commit(config: Config, job: Job, fingerprint: str, stop: Stop, world: World) -> None:
+def train_and_commit(
+    config: Config, job: Job, fingerprint: str, stop: Stop, world: World, meeting: Meeting
+) -> None:
     """Train one model and commit its weights and card; goes on from its newest checkpoint. Of
     several ranks, the first one commits."""
     is_bag = isinstance(job.model, BagModel)
@@ -39,8 +42,11 @@ def train_and_commit(config: Config, job: Job, fingerprint: str, stop: Stop, wor
     if is_bag:
         weights = _fit_bag(job, data)
     else:
-        with joined(world, config.train, fingerprint) as ranks:
-            weights = tensors_to_bytes(_train(config, job, data, fingerprint, stop, ranks))
+        if meeting.ranks is None:
+            meeting.ranks = meeting.enter_context(joined(world, config.train))
+        refuse_other_configs(meeting.ranks, fingerprint)
+        trained = _train(config, job, data, fingerprint, stop, meeting.ranks)
+        weights = tensors_to_bytes(trained)
     if world.rank == 0:
         _commit(job, data, weights, fingerprint)
         say_masked(_num_masked(job, data), "train")

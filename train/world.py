@@ -1,8 +1,10 @@
-"""Which of the processes of a training this is: seen without torch."""
+"""Which of the processes of a training this is, and where they meet: seen without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
 
 from configs.errors import InputError
 from shards.stream.schedule import World
@@ -20,3 +22,10 @@ def world_of(environment: Mapping[str, str]) -> World:
             f"WORLD_SIZE={size}, and RANK={environment.get('RANK', 'unset')} is none of 0, 1 ... "
             "below it: start with torchrun, or unset both"
         ) from None
+
+
+class Meeting(ExitStack):
+    """Of all ranks of a command: they meet when the first model is trained, and leave together. A
+    second meeting would find the addresses of the first."""
+
+    ranks: Any = None  # train.ranks.Ranks

@@ -169,6 +169,15 @@ def test_a_signal_to_one_rank_saves_the_step_of_all(copy_run: CopyRun, tmp_path:
     assert equal(weights(stopped), weights(whole))
 
 
+def test_ranks_train_one_model_after_another(copy_run: CopyRun, tmp_path: Path) -> None:
+    made = {"kind": "linear", "width": 8, "epochs": 1}
+    models = {"made": made, "bag": {"kind": "bag"}, "other": made}
+    asked = {"models": models, "model": tuple(models)}
+    config = Config.model_validate(job(copy_run).model_dump() | asked)
+    run("fit", config, tmp_path, 2)
+    assert all((Layout(config.run).model(name) / "model.safetensors").exists() for name in models)
+
+
 def test_ranks_of_other_configs_are_refused(copy_run: CopyRun, tmp_path: Path) -> None:
     config = job(copy_run)
     other = config.model_copy(update={"train": config.train.model_copy(update={"lr": 0.5})})
