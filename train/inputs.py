@@ -79,17 +79,12 @@ class Frames:
         found = frame_batch(chunk, piece, pad_value=0.0, width=width)
         if self.front_end is None:
             return torch.from_numpy(found.frames_BTM), found
-        own = [
-            frames_TM[:length] for frames_TM, length in _pairs(found.frames_BTM, found.lengths_B)
-        ]
+        lengths = found.lengths_B.tolist()
+        own = [clip_TM[:length] for clip_TM, length in zip(found.frames_BTM, lengths, strict=True)]
         vectors_SN = self.front_end.vectors_of(own, [slice(None)] * len(own))
         shape = (*found.frames_BTM.shape[:2], vectors_SN.shape[1])
         vectors_BTN = np.zeros(shape, dtype=np.float32)
-        ends = np.cumsum(found.lengths_B)[:-1]
-        for vectors_TN, own_TN in _pairs(vectors_BTN, np.split(vectors_SN, ends)):
+        ends = np.cumsum(lengths)[:-1]
+        for vectors_TN, own_TN in zip(vectors_BTN, np.split(vectors_SN, ends), strict=True):
             vectors_TN[: len(own_TN)] = own_TN
         return torch.from_numpy(vectors_BTN), found
-
-
-def _pairs(ones: Any, others: Any) -> Any:
-    return zip(ones, others, strict=True)

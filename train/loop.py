@@ -9,6 +9,7 @@ what the undisturbed one computes. Ranks do the same steps, each with a part of 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from contextlib import closing
@@ -228,7 +229,8 @@ def _does_not_fit(fit: Fit, batch: Batch) -> str:
         return f"{what} does not fit into memory: take a smaller model, or train.parallel=fsdp"
     return (
         f"{what} at once do not fit into memory: set train.micro_batch_size={num_clips // 2}, and "
-        "as many more are added up to the same batch"
+        "as many more are added up to the same batch (with that, a training that has begun begins "
+        "anew: remove its checkpoints, or take another model name)"
     )
 
 
@@ -261,7 +263,8 @@ def _resume(fit: Fit, learner: Learner) -> tuple[int, Place, History]:
         newest = checkpoint.newest(fit.checkpoints, fit.partial)
         fit.journal.keep_until(checkpoint.step_of(newest) if newest else 0)
     found = fit.ranks.told(str(newest or "") if fit.ranks.is_first else "")
-    history = History.of(fit.journal.read())
+    scored = [record for record in fit.journal.read() if "valid_map" in record]
+    history = History.of(json.loads(fit.ranks.told(json.dumps(scored))))  # a disk may lag
     if not found:
         return 0, Place(0, 0), history
     done, cursor = checkpoint.restore(Path(found), learner, fit.fingerprint)
