@@ -111,6 +111,7 @@ class TrainConfig(Section):
     average_decay: Share | None = None  # None: no average
     label_smoothing: Share = 0.0
     focal_gamma: NonNegativeFloat = 0.0  # 0: plain cross-entropy
+    mixup: Annotated[float, Field(ge=0, le=8)] = 0.0  # alpha of Beta(alpha, alpha); 0: no mixing
     pos_weight_cap: Annotated[float, Field(ge=1)] | None = None  # None: all clips weigh the same
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs
     device: Literal["auto", "cpu", "cuda"] = "auto"

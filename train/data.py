@@ -8,7 +8,7 @@ classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
@@ -36,10 +36,13 @@ from shards.stream.stream import Stream
 from shards.stream.tokens import TokenSource, open_tokens, refuse_foreign
 from train.inputs import Frames, Inputs, Tokens
 from train.jobs import Job
+from train.models.classifier import Mix
 from train.models.embedding import Vocabulary
 
 Rows = npt.NDArray[np.int64]
 BatchStream = Stream[Any, "Batch"]
+
+OF_MIXUP = 1  # what is drawn of a row's seed
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,19 @@ class Batch:
     rows_B: Rows
     inputs_BTN: torch.Tensor  # int64 tokens, `pad_id` beyond a clip's length; or float32 vectors, 0
     lengths_B: torch.Tensor  # int64
-    targets_BC: torch.Tensor  # float32, 0 or 1
+    targets_BC: torch.Tensor  # float32 in [0, 1]
     weights_B: torch.Tensor  # float32; 0: it only fills the batch up, or is masked
+    mix: Mix | None = None  # of inputs; that of targets is done
 
     def to(self, device: torch.device) -> Batch:
-        tensors = (self.inputs_BTN, self.lengths_B, self.targets_BC, self.weights_B)
-        return Batch(self.rows_B, *(tensor.to(device) for tensor in tensors))
+        """What is computed with; lengths stay on the CPU, which goes by them."""
+        return replace(
+            self,
+            inputs_BTN=self.inputs_BTN.to(device),
+            targets_BC=self.targets_BC.to(device),
+            weights_B=self.weights_B.to(device),
+            mix=self.mix and self.mix.to(device),
+        )
 
 
 def padding_share(batches: Sequence[Batch]) -> float:
@@ -89,16 +99,35 @@ class Classes:
 
 
 def _collated(
-    chunk: Any, piece: Piece, *, inputs: Inputs, classes: Classes, width: int | None = None
+    chunk: Any,
+    piece: Piece,
+    *,
+    inputs: Inputs,
+    classes: Classes,
+    width: int | None = None,
+    mixup: float = 0.0,
 ) -> Batch:
     inputs_BTN, found = inputs.batch(chunk, piece, width)
-    return Batch(
+    batch = Batch(
         found.rows_B,
         inputs_BTN,
         torch.from_numpy(found.lengths_B.astype(np.int64)),
         torch.from_numpy(classes.targets(found.labels, found.label_starts)),
         torch.from_numpy(found.weights_B),
     )
+    return _mixed(batch, piece, mixup) if mixup else batch
+
+
+def _mixed(batch: Batch, piece: Piece, alpha: float) -> Batch:
+    """Each clip that counts with the next one; the share that is its own, of Beta(alpha, alpha), is
+    drawn for each row and epoch."""
+    counted = np.flatnonzero(batch.weights_B.numpy())
+    partners_B = np.arange(len(batch.rows_B))
+    partners_B[counted] = np.roll(counted, -1)
+    rngs = (np.random.default_rng([int(seed), OF_MIXUP]) for seed in piece.seeds)
+    shares_B = np.array([rng.beta(alpha, alpha) for rng in rngs], dtype=np.float32)
+    mix = Mix(torch.from_numpy(shares_B), torch.from_numpy(partners_B))
+    return replace(batch, targets_BC=mix.of(batch.targets_BC), mix=mix)
 
 
 def say_masked(num_clips: int, split: str) -> None:
@@ -190,7 +219,7 @@ class TokenData:
             source,
             order_of(config, source, rows, train.seed, self.learnt.numbers),
             Schedule(len(rows), train.batch_size, train.epochs, config.tail),
-            self._collate(self.longest if config.lengths == "fixed" else None),
+            self._collate(self.longest if config.lengths == "fixed" else None, train.mixup),
             rows=rows,
             world=world,
             micro_batch_size=train.forward_size,
@@ -208,8 +237,10 @@ class TokenData:
         for step in stream.steps():
             yield from step.batches
 
-    def _collate(self, width: int | None = None) -> Callable[[Any, Piece], Batch]:
-        return partial(_collated, inputs=self.inputs, classes=self.learnt, width=width)
+    def _collate(
+        self, width: int | None = None, mixup: float = 0.0
+    ) -> Callable[[Any, Piece], Batch]:
+        return partial(_collated, inputs=self.inputs, classes=self.learnt, width=width, mixup=mixup)
 
 
 def job_data(config: Config, job: Job) -> TokenData:

@@ -218,7 +218,7 @@ def accumulate(fit: Fit, model: nn.Module, step: Step[Batch], number: int) -> fl
 def _loss_sum(fit: Fit, model: nn.Module, batch: Batch) -> torch.Tensor:
     device = fit.ranks.device
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(fit.config, device)):
-        logits_BC = model(batch.inputs_BTN, batch.lengths_B)
+        logits_BC = model(batch.inputs_BTN, batch.lengths_B, batch.mix)
     return (fit.loss(logits_BC.float(), batch.targets_BC) * batch.weights_B).sum()
 
 

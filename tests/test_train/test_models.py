@@ -18,6 +18,7 @@ from train.loop import prepare, train
 from train.metrics import evaluate
 from train.models import build
 from train.models.bert import BertClassifier
+from train.models.classifier import BagPath
 from train.models.embedding import TokenEmbedding, Vocabulary
 from train.models.lstm import BidirectionalLstm
 from train.models.pooling import AttentionPooling, masked_mean, real_tokens
@@ -49,6 +50,9 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "lstm-centroids": {**SMALL_LSTM, "pooling": "mean", "embedding": "centroids"},
     "linear-centroids": {"kind": "linear", "width": 8, "dropout": 0, "embedding": "centroids"},
     "linear": {"kind": "linear", "width": 8, "dropout": 0},
+    "linear-bag": {"kind": "linear", "width": 8, "dropout": 0, "bag_path": True},
+    "lstm-bag": {**SMALL_LSTM, "bag_path": True},
+    "bert-bag": {**SMALL_BERT, "bag_path": True},
 }
 
 
@@ -215,10 +219,21 @@ def test_embeddings_start_from_what_tokens_stand_for() -> None:
         assert parameter.grad.any(), name
 
 
+def test_the_bag_path_counts_the_tokens_of_each_codebook() -> None:
+    path = BagPath(Vocabulary(3, 2), 2).eval()
+    assert num_parameters(path) == 2 * 3 * 2
+    tokens_BTQ = torch.tensor([[[0, 2], [0, 1], [2, 1], [3, 3], [5, 3]]])  # 3 and more: no tokens
+    assert not path(tokens_BTQ).any(), "it begins at zero"
+    with torch.no_grad():
+        path.head.weight.copy_(torch.randn(2, 6))
+    expected_C = path.head.weight @ torch.tensor([2.0, 0, 1, 0, 2, 1]).log1p()
+    torch.testing.assert_close(path(tokens_BTQ)[0], expected_C)
+
+
 def test_attention_pools_a_clips_own_tokens_by_their_scores() -> None:
     pool, values_BTD = AttentionPooling(4), torch.randn(2, 5, 4)
     lengths_B = torch.tensor([3, 5])
-    found_BD = pool(values_BTD, real_tokens(lengths_B, 5))
+    found_BD = pool(values_BTD, real_tokens(lengths_B, values_BTD))
     for found_D, values_TD, length in zip(found_BD, values_BTD, lengths_B, strict=True):
         own_TD = values_TD[:length]
         scores_T = pool.score(torch.tanh(pool.hidden(own_TD)))[:, 0]
@@ -226,5 +241,5 @@ def test_attention_pools_a_clips_own_tokens_by_their_scores() -> None:
     assert num_parameters(pool) == 4**2 + 2 * 4
     with torch.no_grad():
         pool.score.weight.zero_()  # all say as much: the mean
-    expected_BD = masked_mean(values_BTD, real_tokens(lengths_B, 5))
-    torch.testing.assert_close(pool(values_BTD, real_tokens(lengths_B, 5)), expected_BD)
+    expected_BD = masked_mean(values_BTD, real_tokens(lengths_B, values_BTD))
+    torch.testing.assert_close(pool(values_BTD, real_tokens(lengths_B, values_BTD)), expected_BD)

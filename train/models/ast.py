@@ -17,12 +17,13 @@ from torch import nn
 
 from configs.errors import ConfigError, InputError
 from configs.models import AstModel
+from train.models.classifier import Classifier
 from train.models.pooling import real_tokens
 
 FEED_FORWARD = 4  # times the width
 
 
-class AstClassifier(nn.Module):
+class AstClassifier(Classifier):
     """Over stored frames, float32 [B, T, M]."""
 
     def __init__(self, config: AstModel, num_mels: int, num_classes: int) -> None:
@@ -43,14 +44,14 @@ class AstClassifier(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(shape.hidden_size, num_classes)
 
-    def forward(self, inputs_BTM: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    def classified(self, inputs_BTM: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         pooled_BD = self.encoder(self.fed(inputs_BTM, lengths_B)).pooler_output
         logits_BC: torch.Tensor = self.head(self.dropout(self.norm(pooled_BD)))
         return logits_BC
 
     def fed(self, inputs_BTM: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """What the encoder is given: filled up to its length, and normalised."""
-        clean_BTM = inputs_BTM * real_tokens(lengths_B, inputs_BTM.shape[1])[:, :, None]
+        clean_BTM = inputs_BTM * real_tokens(lengths_B, inputs_BTM)[:, :, None]
         missing = self.max_length - inputs_BTM.shape[1]
         return (nn.functional.pad(clean_BTM, (0, 0, 0, missing)) - self.mean) / (2 * self.std)
 

@@ -18,6 +18,7 @@ from torch import nn
 from configs.errors import ConfigError
 from configs.models import BertModel as BertSection
 from configs.models import BertShape
+from train.models.classifier import Classifier
 from train.models.embedding import MappedCentroids, TokenEmbedding, Vocabulary
 from train.models.pooling import AttentionPooling, masked_mean, real_tokens
 from train.models.strided import Strided
@@ -26,7 +27,7 @@ FEED_FORWARD = 4  # times the width
 NUM_SPECIAL = 3  # PAD, CLS, MASK
 
 
-class Bert(nn.Module):
+class Bert(Classifier):
     """The encoder, over whatever `embedded` makes of a clip's places, its pooling and its head.
 
     Raises ConfigError where the longest clip and its CLS do not fit: nothing is cut silently.
@@ -60,19 +61,15 @@ class Bert(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.width, num_classes)
 
-    def embedded(self, inputs_BTN: torch.Tensor) -> torch.Tensor:
-        """[B, T, D], before BERT adds its positions."""
-        raise NotImplementedError
-
     def cls(self) -> torch.Tensor:
         """What stands before every clip, [D]."""
         raise NotImplementedError
 
-    def forward(self, inputs_BTN: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        embedded_BTD, lengths_B = self.strided(self.embedded(inputs_BTN), lengths_B)
+    def classified(self, embedded_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        embedded_BTD, lengths_B = self.strided(embedded_BTD, lengths_B)
         cls_B1D = self.cls().expand(len(embedded_BTD), 1, -1)
         embedded_BSD = torch.cat([cls_B1D, embedded_BTD], dim=1)
-        mask_BS = real_tokens(lengths_B + 1, embedded_BSD.shape[1])
+        mask_BS = real_tokens(lengths_B + 1, embedded_BSD)
         is_full = bool((lengths_B == embedded_BTD.shape[1]).all())
         states_BSD = self.encoder(
             inputs_embeds=embedded_BSD, attention_mask=None if is_full else mask_BS.long()
@@ -105,6 +102,7 @@ class BertClassifier(Bert):
         if config.embedding == "centroids":
             self.mapped = MappedCentroids(vocabulary, config.width, std)
             self._start_at_zero(k)
+        self.add_bag(config, vocabulary, num_classes)
 
     def embedded(self, tokens_BTQ: torch.Tensor) -> torch.Tensor:
         embedded_BTD: torch.Tensor = self._table(tokens_BTQ[:, :, 0])

@@ -18,10 +18,11 @@ from torch import nn
 
 from configs.errors import ConfigError
 from configs.models import CnnModel
+from train.models.classifier import Classifier
 from train.models.pooling import masked_mean, real_tokens
 
 
-class CnnClassifier(nn.Module):
+class CnnClassifier(Classifier):
     """Over vectors, float32 [B, T, N].
 
     Frames past a clip's end are kept at zero, and time is filled up to what the maxima divide: so
@@ -40,7 +41,7 @@ class CnnClassifier(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.hidden or features, num_classes)
 
-    def forward(self, inputs_BTN: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    def classified(self, inputs_BTN: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         num_halvings = len(self.convolutions)
         missing = -inputs_BTN.shape[1] % (1 << num_halvings)
         picture_BCTN = nn.functional.pad(inputs_BTN, (0, 0, 0, missing))[:, None]
@@ -50,7 +51,7 @@ class CnnClassifier(nn.Module):
             picture_BCTN = nn.functional.max_pool2d(found_BCTN, 2)
             lengths_B = (lengths_B + 1) // 2
         values_BTF = picture_BCTN.transpose(1, 2).flatten(2)
-        features_BF = masked_mean(values_BTF, real_tokens(lengths_B, values_BTF.shape[1]))
+        features_BF = masked_mean(values_BTF, real_tokens(lengths_B, values_BTF))
         if self.hidden is not None:
             features_BF = nn.functional.relu(self.hidden(features_BF))
         logits_BC: torch.Tensor = self.head(self.dropout(features_BF))
@@ -58,7 +59,8 @@ class CnnClassifier(nn.Module):
 
 
 def _cleared(picture_BCTN: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-    return picture_BCTN * real_tokens(lengths_B, picture_BCTN.shape[2])[:, None, :, None]
+    own_BT = real_tokens(lengths_B, picture_BCTN[:, 0])
+    return picture_BCTN * own_BT[:, None, :, None]
 
 
 def build_cnn(config: CnnModel, num_numbers: int, num_classes: int, _longest: int) -> nn.Module:

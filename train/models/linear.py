@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from configs.models import LinearModel
+from train.models.classifier import Classifier
 from train.models.embedding import TokenEmbedding, Vocabulary
 from train.models.pooling import masked_mean, real_tokens
 
 
-class LinearClassifier(nn.Module):
+class LinearClassifier(Classifier):
     """Legend: B clips, T tokens, Q codebooks, D dimensions, C classes."""
 
     def __init__(self, config: LinearModel, vocabulary: Vocabulary, num_classes: int) -> None:
@@ -22,10 +23,14 @@ class LinearClassifier(nn.Module):
         self.embedding = TokenEmbedding(vocabulary, config.width, config.embedding)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.width, num_classes)
+        self.add_bag(config, vocabulary, num_classes)
 
-    def forward(self, tokens_BTQ: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        embedded_BTD = self.embedding(tokens_BTQ)
-        pooled_BD = masked_mean(embedded_BTD, real_tokens(lengths_B, tokens_BTQ.shape[1]))
+    def embedded(self, tokens_BTQ: torch.Tensor) -> torch.Tensor:
+        embedded_BTD: torch.Tensor = self.embedding(tokens_BTQ)
+        return embedded_BTD
+
+    def classified(self, embedded_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        pooled_BD = masked_mean(embedded_BTD, real_tokens(lengths_B, embedded_BTD))
         logits_BC: torch.Tensor = self.head(self.dropout(pooled_BD))
         return logits_BC
 

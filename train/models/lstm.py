@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from configs.models import LstmModel
+from train.models.classifier import Classifier
 from train.models.embedding import TokenEmbedding, Vocabulary
 from train.models.pooling import AttentionPooling, masked_mean, real_tokens
 
@@ -58,7 +59,7 @@ def _pick(values_BTD: torch.Tensor, positions_BT: torch.Tensor) -> torch.Tensor:
     return values_BTD.gather(1, positions_BT[..., None].expand_as(values_BTD))
 
 
-class LstmClassifier(nn.Module):
+class LstmClassifier(Classifier):
     """Legend: B clips, T tokens, Q codebooks, D = 2 H dimensions of both directions, C classes."""
 
     def __init__(self, config: LstmModel, vocabulary: Vocabulary, num_classes: int) -> None:
@@ -71,10 +72,16 @@ class LstmClassifier(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(2 * config.hidden, num_classes)
+        self.add_bag(config, vocabulary, num_classes)
 
-    def forward(self, tokens_BTQ: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        states_BTD = self.lstm(self.embedding(tokens_BTQ), lengths_B)
-        mask_BT = real_tokens(lengths_B, tokens_BTQ.shape[1])
+    def embedded(self, tokens_BTQ: torch.Tensor) -> torch.Tensor:
+        embedded_BTD: torch.Tensor = self.embedding(tokens_BTQ)
+        return embedded_BTD
+
+    def classified(self, embedded_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        lengths_B = lengths_B.to(embedded_BTD.device)  # they index what the LSTM gave
+        states_BTD = self.lstm(embedded_BTD, lengths_B)
+        mask_BT = real_tokens(lengths_B, states_BTD)
         if self.pooling == "last":
             pooled_BD = last_states(states_BTD, lengths_B)
         elif self.attention is not None:

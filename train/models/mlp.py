@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from configs.models import MlpModel
+from train.models.classifier import Classifier
 from train.models.pooling import real_tokens
 
 
-class MlpClassifier(nn.Module):
+class MlpClassifier(Classifier):
     """Over vectors, float32 [B, any number, N]; a clip that is shorter than the longest is filled
     up with zeros."""
 
@@ -28,8 +29,8 @@ class MlpClassifier(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(second, num_classes)
 
-    def forward(self, inputs_BTN: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        clean_BTN = inputs_BTN * real_tokens(lengths_B, inputs_BTN.shape[1])[:, :, None]
+    def classified(self, inputs_BTN: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        clean_BTN = inputs_BTN * real_tokens(lengths_B, inputs_BTN)[:, :, None]
         missing = self.longest - inputs_BTN.shape[1]  # below 0: what is cut is padding
         flat_BF = nn.functional.pad(clean_BTN, (0, 0, 0, missing)).flatten(1)
         hidden_BH = nn.functional.relu(self.first(flat_BF))

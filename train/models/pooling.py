@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 
-def real_tokens(lengths_B: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """Mask [B, T] of bool: True on a clip's own tokens, False on padding."""
-    return torch.arange(num_tokens, device=lengths_B.device) < lengths_B[:, None]
+def real_tokens(lengths_B: torch.Tensor, values_BTD: torch.Tensor) -> torch.Tensor:
+    """Mask [B, T] of bool, where the values are: True on a clip's own places, False on padding."""
+    mask_BT = torch.arange(values_BTD.shape[1], device=lengths_B.device) < lengths_B[:, None]
+    return mask_BT.to(values_BTD.device)
 
 
 def masked_mean(values_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:

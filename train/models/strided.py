@@ -30,7 +30,7 @@ class Strided(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The places that are left, and each clip's length in them."""
         for convolution in self.convolutions:
-            mask_BT1 = real_tokens(lengths_B, values_BTD.shape[1])[:, :, None]
+            mask_BT1 = real_tokens(lengths_B, values_BTD)[:, :, None]
             found_BDT = convolution((values_BTD * mask_BT1).transpose(1, 2))
             values_BTD = nn.functional.gelu(found_BDT).transpose(1, 2)
             lengths_B = (lengths_B + 1) // 2
