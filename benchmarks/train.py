@@ -1,10 +1,11 @@
 """`make bench NAME=train`: a training of BERT 4 x 256 on one CPU thread, ours against HF's Trainer.
 
-The same model, made clips of 431 tokens, batch and recipe on all sides, which take turns, for
-several rounds: our loop with its reader, log and checkpoints as a user has them; transformers'
-Trainer with its default collator, the clips in memory; and the bare calls (forward, backward, clip,
-step) on tensors, which nobody can be quicker than. Compared are CPU seconds a step, after the first
-ones; what our loop waited for its reader is a share of wall time. Trainer wants `accelerate`, which
+The same model, made clips of 431 tokens, batch and recipe on all sides: our loop with its reader
+and log as a user has them; transformers' Trainer with its default collator, the clips in memory;
+and the bare calls (forward, backward, clip, step) on tensors, which nobody can be quicker than. The
+sides take turns step by step, so that a machine whose speed drifts drifts for all; compared are CPU
+seconds of steps that stand next to each other, after the first ones. What our loop waits for its
+reader is a share of wall time, of a training that runs by itself. Trainer wants `accelerate`, which
 gets an environment of its own below the directory, with the packages of this one behind it.
 """
 
@@ -18,36 +19,34 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+
+from benchmarks.train_sides import STEP
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("ours", "hf_trainer", "bare")
 CLIPS = 2_048
-STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306}
+NORMAL_95 = 1.96
 
-Result = Mapping[str, float]
+Took = Mapping[str, float]  # by a step: cpu_s, wall_s, waited_s
 
 
 def main() -> None:
     args = _arguments()
     python = _with_accelerate(args.directory) if "hf_trainer" in args.sides else sys.executable
-    rounds = []
-    for number in range(args.rounds):
-        turn = args.sides[number % len(args.sides) :] + args.sides[: number % len(args.sides)]
-        rounds.append({side: _run(side, python, args) for side in turn})
-        parts = [f"{side} {rounds[-1][side]['cpu_s']:.3f}" for side in args.sides]
-        print(f"round {number + 1}, CPU s a step: {', '.join(parts)}", flush=True)
-    print(json.dumps({"bench": "train", **_keys(rounds), "rounds": len(rounds)}))
+    alone = _alone(args)
+    took = _in_turns(python, args)
+    print(json.dumps({"bench": "train", **_keys(alone, took), "steps": len(took["ours"])}))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=14)
+    parser.add_argument("--steps", type=int, default=63)
     parser.add_argument("--warm-up", type=int, default=3, help="steps that do not count")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--micro-batch", type=int, default=4)
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--sides", nargs="+", choices=SIDES[1:], default=list(SIDES[1:]))
     parser.add_argument("--directory", type=Path, default=ROOT / "runs/bench/train")
     return parser.parse_args()
 
@@ -67,39 +66,74 @@ def _with_accelerate(directory: Path) -> str:
     return str(python)
 
 
-def _run(side: str, python: str, args: argparse.Namespace) -> Result:
-    words = [args.steps, args.warm_up, args.batch, args.micro_batch, CLIPS, args.directory]
-    done = subprocess.run(
+def _start(side: str, python: str, args: argparse.Namespace, turns: int) -> subprocess.Popen[str]:
+    """A side that says what each step took and waits for a line before the next; or does not wait,
+    where nobody takes turns (`subprocess.DEVNULL`)."""
+    words = [args.steps, args.batch, args.micro_batch, CLIPS, args.directory]
+    return subprocess.Popen(
         [python, "-m", "benchmarks.train_sides", side, *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        check=True,
+        stdin=turns,
         stdout=subprocess.PIPE,
         text=True,
     )
-    result: Result = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
-def _keys(rounds: Sequence[Mapping[str, Result]]) -> dict[str, float]:
-    ours = [found["ours"] for found in rounds]
-    keys = {"loader_wait_share": statistics.median(one["wait_share"] for one in ours)}
-    if "bare" in rounds[0]:
-        shares = [1 - found["bare"]["cpu_s"] / found["ours"]["cpu_s"] for found in rounds]
-        keys["overhead_share"] = statistics.median(shares)
-    if "hf_trainer" in rounds[0]:
-        ratios = [found["hf_trainer"]["cpu_s"] / found["ours"]["cpu_s"] for found in rounds]
-        keys["vs_hf_trainer"] = _lower_end(ratios)
+def _alone(args: argparse.Namespace) -> list[Took]:
+    """Our steps one after another."""
+    with _start("ours", sys.executable, args, subprocess.DEVNULL) as process:
+        return [_next(process) for _ in range(args.steps)][args.warm_up :]
+
+
+def _in_turns(python: str, args: argparse.Namespace) -> Mapping[str, list[Took]]:
+    """The steps of all sides, another one first each time."""
+    sides = ("ours", *args.sides)
+    took: dict[str, list[Took]] = {side: [] for side in sides}
+    with ExitStack() as stack:
+        processes = {}
+        for side in sides:
+            process = _start(side, python, args, subprocess.PIPE)
+            processes[side] = stack.enter_context(process)
+            stack.callback(process.kill)  # it waits for its next turn
+        for step in range(args.steps):
+            first = step % len(sides)
+            for side in sides[first:] + sides[:first]:
+                found = _next(processes[side], "go")
+                if step >= args.warm_up:
+                    took[side].append(found)
+    return took
+
+
+def _next(process: subprocess.Popen[str], word: str | None = None) -> Took:
+    """What the next step took."""
+    if word is not None:
+        assert process.stdin is not None
+        print(word, file=process.stdin, flush=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(STEP):
+            took: Took = json.loads(line.removeprefix(STEP))
+            return took
+    sys.exit(f"a side ended early: {process.args!r}")
+
+
+def _keys(alone: Sequence[Took], took: Mapping[str, Sequence[Took]]) -> dict[str, float]:
+    waited_s, wall_s = (sum(one[name] for one in alone) for name in ("waited_s", "wall_s"))
+    keys = {"loader_wait_share": waited_s / wall_s}
+    if "bare" in took:
+        keys["overhead_share"] = 1 - statistics.median(_ratios(took, "bare"))
+    if "hf_trainer" in took:
+        ratios = _ratios(took, "hf_trainer")
         keys["vs_hf_trainer_median"] = statistics.median(ratios)
+        reach = NORMAL_95 * statistics.stdev(ratios) / len(ratios) ** 0.5
+        keys["vs_hf_trainer"] = statistics.mean(ratios) - reach  # the interval's lower end
     return {name: round(value, 4) for name, value in keys.items()}
 
 
-def _lower_end(values: Sequence[float]) -> float:
-    """Of the 95 % interval of the mean, by Student's t; of one value, itself."""
-    if len(values) == 1:
-        return values[0]
-    reach = STUDENT_T.get(len(values), 2.262) * statistics.stdev(values) / len(values) ** 0.5
-    return float(statistics.mean(values) - reach)
+def _ratios(took: Mapping[str, Sequence[Took]], side: str) -> list[float]:
+    pairs = zip(took[side], took["ours"], strict=True)
+    return [theirs["cpu_s"] / ours["cpu_s"] for theirs, ours in pairs]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What `benchmarks.train` times, each side in a process of its own.
 
-    python -m benchmarks.train_sides SIDE STEPS WARM_UP BATCH MICRO_BATCH CLIPS DIRECTORY
+    python -m benchmarks.train_sides SIDE STEPS BATCH MICRO_BATCH CLIPS DIRECTORY
 
-Ends in one JSON line: CPU and wall seconds a step, and what the reader was waited for.
+Every step waits for a line, and says in one what it took.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +30,26 @@ BERT = BertModel(
     kind="bert", layers=4, width=256, heads=4, max_positions=448, pooling="mean", dropout=0.1
 )
 SEED = 0
+STEP = "step took "
 
 
-@dataclass
 class Clock:
-    """When each step ended, from the start of the first that counts."""
+    """Says what each step took, and holds it back until its turn comes."""
 
-    warm_up: int
-    cpu_s: list[float] = field(default_factory=list)
-    wall_s: list[float] = field(default_factory=list)
-    waited_s: list[float] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._cpu_s = self._wall_s = 0.0
+
+    def wait(self) -> None:
+        """For the turn; what threads compute meanwhile is of the next step."""
+        self._cpu_s = time.process_time()
+        sys.stdin.readline()
+        self._wall_s = time.perf_counter()
 
     def tick(self, waited_s: float = 0.0) -> None:
-        self.cpu_s.append(time.process_time())
-        self.wall_s.append(time.perf_counter())
-        self.waited_s.append(waited_s)
-
-    def result(self) -> dict[str, float]:
-        first = self.warm_up - 1
-        steps = len(self.cpu_s) - self.warm_up
-        wall_s = self.wall_s[-1] - self.wall_s[first]
-        return {
-            "cpu_s": (self.cpu_s[-1] - self.cpu_s[first]) / steps,
-            "wall_s": wall_s / steps,
-            "wait_share": sum(self.waited_s[self.warm_up :]) / wall_s,
-        }
+        cpu_s, wall_s = time.process_time() - self._cpu_s, time.perf_counter() - self._wall_s
+        took = {"cpu_s": cpu_s, "wall_s": wall_s, "waited_s": waited_s}
+        print(STEP + json.dumps(took), flush=True)
+        self.wait()
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,6 @@ class Task:
     """What all sides train."""
 
     steps: int
-    warm_up: int
     batch: int
     micro_batch: int
     clips: int
@@ -240,11 +234,10 @@ SIDES: dict[str, Callable[[Task, Clock], None]] = {
 
 def main() -> None:
     side, *numbers, directory = sys.argv[1:]
-    steps, warm_up, batch, micro_batch, clips = map(int, numbers)
-    task = Task(steps, warm_up, batch, micro_batch, clips, Path(directory))
-    clock = Clock(task.warm_up)
-    SIDES[side](task, clock)
-    print(json.dumps(clock.result()))
+    steps, batch, micro_batch, clips = map(int, numbers)
+    clock = Clock()
+    clock.wait()
+    SIDES[side](Task(steps, batch, micro_batch, clips, Path(directory)), clock)
 
 
 if __name__ == "__main__":
