@@ -115,6 +115,7 @@ class TrainConfig(Section):
     pos_weight_cap: Annotated[float, Field(ge=1)] | None = None  # None: all clips weigh the same
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False  # by torch.compile: worth its minute on GPUs
     threads: PositiveInt | None = None  # CPU threads; None: torch's own choice
     parallel: Literal["ddp", "fsdp"] = "ddp"  # each rank a whole model, or a shard of every layer
     evaluate_every_epochs: PositiveInt = 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 from contextlib import suppress
 
 import torch
@@ -32,6 +34,15 @@ def choose_device(asked: str, number: int = 0) -> torch.device:
 def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
     """Whether forward passes run in bfloat16."""
     return config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+
+
+def refuse_without_compiler() -> None:
+    """Raises InputError where torch.compile would find nothing to build its kernels with."""
+    asked = os.environ.get("CXX")
+    if not any(shutil.which(name) for name in ([asked] if asked else ("g++", "c++", "clang++"))):
+        raise InputError(
+            "train.compile needs a C++ compiler, and there is none: install g++, or leave it out"
+        )
 
 
 def set_up_cpu(config: TrainConfig) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from configs.schema import TrainConfig
+from train.device import refuse_without_compiler
 from train.optim import build_optimizer
 from train.ranks import Ranks, bare, drop_gathered, whole
 
@@ -103,8 +104,12 @@ class Learner:
 
 
 def build_learner(config: TrainConfig, model: nn.Module, ranks: Ranks) -> Learner:
-    """Everything that trains a model, on its device."""
+    """Everything that trains a model, on its device; raises InputError where it cannot be
+    compiled."""
     model = ranks.spread(model, config.parallel).train()
+    if config.compile:
+        refuse_without_compiler()
+        bare(model).compile()
     optimizer = build_optimizer(model, config.lr, config.weight_decay)
     decay = config.average_decay
     average = Average(bare(model), decay) if decay is not None else None

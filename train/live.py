@@ -90,7 +90,8 @@ def flops_a_place(model: nn.Module, batch: Batch) -> float:
     model in the mode that it was in."""
     was_training = model.training
     model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    as_written = torch.compiler.set_stance("force_eager")
+    with torch.no_grad(), as_written, FlopCounterMode(display=False) as counter:
         model(batch.inputs_BTN, batch.lengths_B)
     model.train(was_training)
     total = float(counter.get_total_flops())

@@ -230,6 +230,19 @@ def test_the_bag_path_counts_the_tokens_of_each_codebook() -> None:
     torch.testing.assert_close(path(tokens_BTQ)[0], expected_C)
 
 
+@pytest.mark.parametrize("kind", ["linear", "lstm", "bert"])
+def test_the_bag_path_adds_to_a_models_logits(kind: str) -> None:
+    model = make_model(f"{kind}-bag").eval()
+    path = model.get_submodule("bag")
+    tokens_BTQ, lengths_B = torch.randint(K, (3, 9, 1)), torch.tensor([9, 9, 9])
+    with torch.no_grad():
+        before_BC = model(tokens_BTQ, lengths_B)
+        path.get_parameter("head.weight").normal_()
+        difference_BC = model(tokens_BTQ, lengths_B) - before_BC
+    torch.testing.assert_close(difference_BC, path(tokens_BTQ))
+    assert difference_BC.abs().min() > 1e-3
+
+
 def test_attention_pools_a_clips_own_tokens_by_their_scores() -> None:
     pool, values_BTD = AttentionPooling(4), torch.randn(2, 5, 4)
     lengths_B = torch.tensor([3, 5])

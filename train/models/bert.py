@@ -70,9 +70,9 @@ class Bert(Classifier):
         cls_B1D = self.cls().expand(len(embedded_BTD), 1, -1)
         embedded_BSD = torch.cat([cls_B1D, embedded_BTD], dim=1)
         mask_BS = real_tokens(lengths_B + 1, embedded_BSD)
-        is_full = bool((lengths_B == embedded_BTD.shape[1]).all())
+        asked_BS = None if _are_full(lengths_B, embedded_BTD.shape[1]) else mask_BS.long()
         states_BSD = self.encoder(
-            inputs_embeds=embedded_BSD, attention_mask=None if is_full else mask_BS.long()
+            inputs_embeds=embedded_BSD, attention_mask=asked_BS
         ).last_hidden_state
         if self.pooling == "cls":
             pooled_BD = states_BSD[:, 0]
@@ -82,6 +82,11 @@ class Bert(Classifier):
             pooled_BD = masked_mean(states_BSD[:, 1:], mask_BS[:, 1:])
         logits_BC: torch.Tensor = self.head(self.dropout(pooled_BD))
         return logits_BC
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph of its own for each answer
+def _are_full(lengths_B: torch.Tensor, num_places: int) -> bool:
+    return bool((lengths_B == num_places).all())
 
 
 class BertClassifier(Bert):

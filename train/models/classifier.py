@@ -79,7 +79,9 @@ def counts(tokens_BT: torch.Tensor, size: int) -> torch.Tensor:
 class Classifier(nn.Module):
     """A model; `lengths_B` stays on the CPU, where asking for it waits for no GPU."""
 
-    bag: BagPath | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag: BagPath | None = None
 
     def embedded(self, inputs_BTN: torch.Tensor) -> torch.Tensor:
         """Vectors [B, T, D] of places: frames are theirs already."""
