@@ -63,6 +63,24 @@ def test_micro_batches_add_up_to_the_batch(
             assert (parts - whole).norm() / whole.norm() < 1e-6
 
 
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.kind)
+def test_bf16_is_of_the_forward_pass_alone(
+    section: Any, random_data: MakeData, make_fit: MakeFit
+) -> None:
+    """Gradients come together, and weights stay, in float32."""
+    data, found = random_data((12, 0, 1)), {}
+    for precision in ("fp32", "bf16"):
+        fit = make_fit(data, batch_size=12, micro_batch_size=4, precision=precision)
+        model = built(fit, section)
+        step = next(data.stream(fit.rows, fit.config).steps())
+        accumulate(fit, model, step, number=0)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        found[precision] = gradient(model)
+        assert found[precision].dtype == torch.float32
+    error = (found["bf16"] - found["fp32"]).norm() / found["fp32"].norm()
+    assert 1e-5 < error < 0.05
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
 def test_every_example_is_met_once_an_epoch(
     batch_size: int, make_data: MakeData, make_fit: MakeFit

@@ -230,6 +230,22 @@ def test_the_bag_path_counts_the_tokens_of_each_codebook() -> None:
     torch.testing.assert_close(path(tokens_BTQ)[0], expected_C)
 
 
+@pytest.mark.parametrize(("lengths", "is_masked"), [((9, 9), False), ((9, 8), True)])
+def test_attention_takes_a_mask_only_where_something_is_padding(
+    lengths: tuple[int, int], is_masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks: list[torch.Tensor | None] = []
+    attend = nn.functional.scaled_dot_product_attention
+
+    def seen(*args: Any, **kwargs: Any) -> torch.Tensor:
+        masks.append(kwargs.get("attn_mask"))
+        return attend(*args, **kwargs)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", seen)
+    make_model("bert-mean")(torch.randint(K, (2, 9, 1)), torch.tensor(lengths))
+    assert [mask is not None for mask in masks] == [is_masked] * SMALL_BERT["layers"]
+
+
 @pytest.mark.parametrize("kind", ["linear", "lstm", "bert"])
 def test_the_bag_path_adds_to_a_models_logits(kind: str) -> None:
     model = make_model(f"{kind}-bag").eval()

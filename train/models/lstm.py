@@ -33,10 +33,11 @@ class BidirectionalLstm(nn.Module):
         """States of both directions at every token, [B, T, 2 H]."""
         mirror_BT = mirrored(lengths_B, inputs_BTD.shape[1])
         states_BTD = inputs_BTD
-        for ahead, back in zip(self.forwards, self.backwards, strict=True):
-            right_BTH, _ = ahead(states_BTD)
-            left_BTH, _ = back(_pick(states_BTD, mirror_BT))
-            states_BTD = torch.cat([right_BTH, _pick(left_BTH, mirror_BT)], dim=2)
+        with torch.autocast("cpu", enabled=False):  # not every CPU knows an LSTM in bfloat16
+            for ahead, back in zip(self.forwards, self.backwards, strict=True):
+                right_BTH, _ = ahead(states_BTD)
+                left_BTH, _ = back(_pick(states_BTD, mirror_BT))
+                states_BTD = torch.cat([right_BTH, _pick(left_BTH, mirror_BT)], dim=2)
         return states_BTD
 
 
