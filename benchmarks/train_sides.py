@@ -27,7 +27,14 @@ from train.data import Batch, Classes, TokenData
 from train.models import build
 
 BERT = BertModel(
-    kind="bert", layers=4, width=256, heads=4, max_positions=448, pooling="mean", dropout=0.1
+    kind="bert",
+    layers=4,
+    width=256,
+    heads=4,
+    max_positions=448,
+    pooling="mean",
+    dropout=0.1,
+    embedding="random",  # as Trainer's
 )
 SEED = 0
 STEP = "step took "

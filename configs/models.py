@@ -25,11 +25,11 @@ class NeuralModel(Section):
 
 
 class TokenModel(NeuralModel):
-    """What models of tokens have in common: their embeddings are learnt from nothing, or start
-    from the centroids that tokens stand for; with `bag_path`, logits that are linear in how often
+    """What models of tokens have in common: their embeddings start from the centroids that tokens
+    stand for, or are learnt from nothing; with `bag_path`, logits that are linear in how often
     each token occurs are added to the model's."""
 
-    embedding: Literal["random", "centroids"] = "random"
+    embedding: Literal["random", "centroids"] = "centroids"
     bag_path: bool = False
 
 

@@ -33,13 +33,13 @@ STEPS, CLIPS = 100, 64
 BERT = {"layers": 2, "width": 32, "heads": 2, "max_positions": 80, "pooling": "mean"}
 SECTIONS: dict[str, dict[str, Any]] = {
     "ast": {"kind": "ast", "layers": 2, "width": 32, "heads": 2, "mean": -30, "std": 12},
-    "bert": {"kind": "bert", **BERT},
-    "bert_centroids": {"kind": "bert", **BERT, "embedding": "centroids", "stride": 2},
+    "bert": {"kind": "bert", **BERT, "embedding": "random"},
+    "bert_centroids": {"kind": "bert", **BERT, "stride": 2, "bag_path": True},
     "bert_frames": {"kind": "bert_frames", **BERT, "stride": 2},
     "cnn": {"kind": "cnn", "channels": [8, 16], "hidden": 32},
     "cnn4": {"kind": "cnn", "channels": [8, 16, 32, 64], "hidden": 0},
-    "linear": {"kind": "linear", "width": 64},
-    "lstm": {"kind": "lstm", "width": 32, "hidden": 32, "pooling": "mean"},
+    "linear": {"kind": "linear", "width": 64, "embedding": "random"},
+    "lstm": {"kind": "lstm", "width": 32, "hidden": 32, "pooling": "mean", "embedding": "random"},
     "mlp": {"kind": "mlp", "hidden": [64, 32]},
 }
 SECTIONS["ast"] |= {"max_length": 80}

@@ -13,7 +13,7 @@ from tests.test_train.conftest import MakeData, MakeFit
 from train.live import Live, flops_a_place, peak_of
 from train.models import build
 
-LINEAR = LinearModel(kind="linear", width=8, dropout=0)
+LINEAR = LinearModel(kind="linear", width=8, dropout=0, embedding="random")
 
 
 def test_operations_are_those_of_the_models_products(

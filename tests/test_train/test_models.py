@@ -34,8 +34,10 @@ SMALL_BERT = {
     "heads": 2,
     "max_positions": 64,
     "dropout": 0,
+    "embedding": "random",
 }
-SMALL_LSTM = {"kind": "lstm", "width": 8, "hidden": 12, "dropout": 0}
+SMALL_LSTM = {"kind": "lstm", "width": 8, "hidden": 12, "dropout": 0, "embedding": "random"}
+SMALL_LINEAR = {"kind": "linear", "width": 8, "dropout": 0, "embedding": "random"}
 SECTIONS: dict[str, dict[str, Any]] = {
     "bert-cls": {**SMALL_BERT, "pooling": "cls"},
     "bert-mean": {**SMALL_BERT, "pooling": "mean"},
@@ -48,9 +50,9 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "lstm-mean-2": {**SMALL_LSTM, "pooling": "mean", "layers": 2},
     "lstm-attention": {**SMALL_LSTM, "pooling": "attention"},
     "lstm-centroids": {**SMALL_LSTM, "pooling": "mean", "embedding": "centroids"},
-    "linear-centroids": {"kind": "linear", "width": 8, "dropout": 0, "embedding": "centroids"},
-    "linear": {"kind": "linear", "width": 8, "dropout": 0},
-    "linear-bag": {"kind": "linear", "width": 8, "dropout": 0, "bag_path": True},
+    "linear-centroids": {**SMALL_LINEAR, "embedding": "centroids"},
+    "linear": SMALL_LINEAR,
+    "linear-bag": {**SMALL_LINEAR, "bag_path": True},
     "lstm-bag": {**SMALL_LSTM, "bag_path": True},
     "bert-bag": {**SMALL_BERT, "bag_path": True},
 }
@@ -145,8 +147,10 @@ def test_the_lstm_is_torchs_over_packed_sequences(layers: int) -> None:
 
 def test_sizes_are_the_published_ones() -> None:
     with torch.device("meta"):
-        bert = BertClassifier(BertModel(kind="bert"), Vocabulary(1024), 527, LONGEST)
-        lstm = build(LstmModel(kind="lstm"), Vocabulary(500), 543, LONGEST)
+        bert = BertClassifier(
+            BertModel(kind="bert", embedding="random"), Vocabulary(1024), 527, LONGEST
+        )
+        lstm = build(LstmModel(kind="lstm", embedding="random"), Vocabulary(500), 543, LONGEST)
     assert num_parameters(bert.encoder) == pytest.approx(86.6e6, abs=0.1e6)
     assert num_parameters(lstm) == pytest.approx(3.84e6, abs=0.005e6)
 

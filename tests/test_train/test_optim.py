@@ -15,8 +15,8 @@ from train.models.embedding import Vocabulary
 from train.optim import build_optimizer, learning_rate
 
 SECTIONS = [
-    BertModel(kind="bert", layers=1, width=8, heads=2, max_positions=16),
-    LstmModel(kind="lstm", width=4, hidden=4),
+    BertModel(kind="bert", layers=1, width=8, heads=2, max_positions=16, embedding="random"),
+    LstmModel(kind="lstm", width=4, hidden=4, embedding="random"),
 ]
 
 

@@ -63,13 +63,12 @@ def test_networks_of_several_codebooks_are_trained_and_scored(
 ) -> None:
     over = {"name": "several", "k": 8, "codebooks": 2, "combine": combine}
     models = {
-        "linear": {"kind": "linear", "width": 8, "embedding": "centroids"},
+        "linear": {"kind": "linear", "width": 8},
         "bert": {
             "kind": "bert",
             "layers": 1,
             "width": 8,
             "heads": 2,
-            "embedding": "centroids",
             "pooling": "attention",
         },
     }
