@@ -36,7 +36,7 @@ CopyRun = Callable[..., Config]
 ROOT = Path(fit.__file__).parents[1]
 SECTIONS = [
     BertModel(kind="bert", layers=1, width=8, heads=2, max_positions=32, dropout=0.3),
-    LstmModel(kind="lstm", width=8, hidden=8, dropout=0.3),
+    LstmModel(kind="lstm", width=8, hidden=8, dropout=0.3, bag_path=True),
     LinearModel(kind="linear", width=8, dropout=0.3),
 ]
 
@@ -71,7 +71,13 @@ def test_a_run_stopped_anywhere_ends_with_the_same_weights(
     section: Any, random_data: MakeData, make_fit: MakeFit
 ) -> None:
     data = random_data((9, 3, 0))
-    settings = {"epochs": 3, "batch_size": 4, "micro_batch_size": 2, "checkpoint_every_steps": 50}
+    settings = {
+        "epochs": 3,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "checkpoint_every_steps": 50,
+        "mixup": 0.4,
+    }
     whole = run(make_fit(data, **settings), section)
     for stop in range(1, 7):
         place = f"stopped{stop}"
