@@ -19,10 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from configs.augment import Augment, SpanMasks
 from configs.cluster import ClusterConfig
 from configs.codebook import CodebookConfig, PcenStep, Seed
 from configs.data import DataConfig
-from configs.frames import FramesConfig, MelFrames
+from configs.frames import FramesConfig, MelFrames, MfccFrames
 from configs.models import FrameModel, Model
 from configs.section import Name, Section, Share, split_commas
 from configs.sources import Source, TableSource
@@ -96,6 +97,10 @@ class TrainConfig(Section):
     kept is the exponential moving average of the weights.
 
     Under `torchrun`, `batch_size` is shared by all ranks, `micro_batch_size` is each one's.
+
+    `span_masks` and `augment` change the clips that are trained on, and never those that are
+    scored: how, and how far, say their sections (`span_masks: {}` takes the defaults). What is
+    drawn for a clip depends on seed, epoch and clip alone.
     """
 
     epochs: PositiveInt = 20
@@ -112,6 +117,8 @@ class TrainConfig(Section):
     label_smoothing: Share = 0.0
     focal_gamma: NonNegativeFloat = 0.0  # 0: plain cross-entropy
     pos_weight_cap: Annotated[float, Field(ge=1)] | None = None  # None: all clips weigh the same
+    span_masks: SpanMasks | None = None  # None: a model sees whole clips
+    augment: Augment | None = None  # None: and as they are stored
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None  # CPU threads; None: torch's own choice
@@ -188,12 +195,28 @@ class Config(Section):
     @model_validator(mode="after")
     def _frames_are_read_by_the_stream(self) -> Self:
         of_frames = [name for name in self.model if isinstance(self.models.get(name), FrameModel)]
+        if self.train.augment is not None:
+            of_frames.append("train.augment")
         for setting, usual in (("reader", "stream"), ("remote", None), ("on_damage", "raise")):
             if of_frames and getattr(self.data, setting) != usual:
                 raise ValueError(
                     f"data.{setting} is of tokens, and {', '.join(of_frames)} reads frames: leave "
                     "one out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _changes_can_be_made(self) -> Self:
+        if self.train.span_masks is not None and self.data.reader != "stream":
+            raise ValueError(
+                f"train.span_masks are drawn by a clip's place in the stream, and data.reader="
+                f"{self.data.reader} knows none: leave one out"
+            )
+        if self.train.augment is not None and isinstance(self.frames, MfccFrames):
+            raise ValueError(
+                "train.augment changes the power of log-mel frames, and frames.kind is mfcc: leave "
+                "it out, or set frames.kind=mel"
+            )
         return self
 
     @model_validator(mode="after")

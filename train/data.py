@@ -16,12 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from configs.augment import Augment
 from configs.console import counted, say
 from configs.data import DataConfig
 from configs.errors import InputError
+from configs.frames import FRAMES
 from configs.models import FrameModel
 from configs.schema import Config, SplitConfig, TrainConfig
+from pipeline.audio.change import Level, level_of
 from pipeline.audio.front_end import FrontEnd
+from pipeline.audio.quantise import Quantiser
 from shards.codebook import Codebook, open_codebook
 from shards.commit import REPAIR
 from shards.layout import Layout
@@ -34,6 +38,7 @@ from shards.stream.order import StoredOrder
 from shards.stream.schedule import Piece, Schedule, World
 from shards.stream.stream import Stream
 from shards.stream.tokens import TokenSource, open_tokens, refuse_foreign
+from train.augment import Augmented, Masked
 from train.inputs import Frames, Inputs, Tokens
 from train.jobs import Job
 from train.models.embedding import Vocabulary
@@ -124,10 +129,34 @@ class TokenData:
     splits: SplitCodes
     config: DataConfig = field(default_factory=DataConfig)
     frames: Frames | None = None
+    layout: Layout | None = None  # of its run, where that has frames
 
     @property
     def inputs(self) -> Inputs:
         return self.frames or Tokens(self.source, self.pad_id)
+
+    def training_inputs(self, train: TrainConfig) -> Inputs:
+        """The same, but for what a training changes of them."""
+        inputs = self.inputs if train.augment is None else self._augmented(train.augment)
+        return inputs if train.span_masks is None else Masked(inputs, train.span_masks, self.pad_id)
+
+    def reads_frames(self, train: TrainConfig) -> bool:
+        """Whether a training goes through stored frames, and not through tokens."""
+        return self.frames is not None or train.augment is not None
+
+    def _augmented(self, config: Augment) -> Augmented:
+        """Made of the frames that the tokens are of, by what the stages do with frames."""
+        if self.frames is not None:
+            source, made, filling = self.frames.source, self.frames.made, np.float32(0)
+            return Augmented(source, made, filling, config, self._level, self.longest)
+        assert self.layout is not None, "a run with frames"
+        source, quantiser = open_frames(self.layout), Quantiser(self.codebook)
+        pad = np.int64(self.pad_id)
+        return Augmented(source, quantiser.tokens_of, pad, config, self._level, self.longest)
+
+    @property
+    def _level(self) -> Level:
+        return level_of(FRAMES.validate_python(dict(self.codebook.frames)))
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -185,12 +214,13 @@ class TokenData:
 
     def stream(self, rows: Rows, train: TrainConfig, world: World | None = None) -> BatchStream:
         """The steps of a training on some rows; `world` says which training process this is."""
-        config, source = self.config, self.inputs.source
+        config, inputs = self.config, self.training_inputs(train)
+        source = inputs.source
         return Stream(
             source,
             order_of(config, source, rows, train.seed, self.learnt.numbers),
             Schedule(len(rows), train.batch_size, train.epochs, config.tail),
-            self._collate(self.longest if config.lengths == "fixed" else None),
+            self._collate(inputs, self.longest if config.lengths == "fixed" else None),
             rows=rows,
             world=world,
             micro_batch_size=train.forward_size,
@@ -203,13 +233,13 @@ class TokenData:
         if not len(rows):
             return
         order, schedule = StoredOrder(len(rows)), Schedule(len(rows), at_once, num_epochs=1)
-        source = self.inputs.source
-        stream = Stream(source, order, schedule, self._collate(), rows=rows, num_threads=0)
+        collate, source = self._collate(self.inputs), self.inputs.source
+        stream = Stream(source, order, schedule, collate, rows=rows, num_threads=0)
         for step in stream.steps():
             yield from step.batches
 
-    def _collate(self, width: int | None = None) -> Callable[[Any, Piece], Batch]:
-        return partial(_collated, inputs=self.inputs, classes=self.learnt, width=width)
+    def _collate(self, inputs: Inputs, width: int | None = None) -> Callable[[Any, Piece], Batch]:
+        return partial(_collated, inputs=inputs, classes=self.learnt, width=width)
 
 
 def job_data(config: Config, job: Job) -> TokenData:
@@ -237,7 +267,8 @@ def open_data(
     choice = choose(layout, config, split, fold)
     learnt = Classes.chosen(choice.classes, choice.learnt)
     args = source, codebook, fingerprint, learnt, choice.task, choice.ids, choice.splits, config
-    return TokenData(*args, None if reads == "tokens" else _frames(layout, codebook, reads))
+    frames = None if reads == "tokens" else _frames(layout, codebook, reads)
+    return TokenData(*args, frames, layout)
 
 
 def _frames(layout: Layout, codebook: Codebook, reads: str) -> Frames:

@@ -73,6 +73,8 @@ def test_speed_and_safety_decide_no_weights(over: dict[str, Any], finished: Conf
         {"train": {"epochs": 3}},
         {"train": {"seed": 1}},
         {"train": {"micro_batch_size": 3}},
+        {"train": {"span_masks": {"count": 1}}},
+        {"train": {"augment": {"gain_db": 6}}},
         {"models": {"linear": {"width": 17}}},
         {"models": {"linear": {"epochs": 3}}},
         {"split": {"valid_share": 0.3}},
