@@ -100,7 +100,8 @@ class TrainConfig(Section):
 
     `span_masks` and `augment` change the clips that are trained on, and never those that are
     scored: how, and how far, say their sections (`span_masks: {}` takes the defaults). What is
-    drawn for a clip depends on seed, epoch and clip alone.
+    drawn for a clip depends on seed, epoch and clip alone. `tensorboard` writes what is logged as
+    event files, too: `tensorboard --logdir RUN/models` shows them.
     """
 
     epochs: PositiveInt = 20
@@ -128,6 +129,7 @@ class TrainConfig(Section):
     select: Literal["last", "best"] = "last"
     checkpoint_every_steps: PositiveInt = 200
     keep_checkpoints: PositiveInt = 2
+    tensorboard: bool = False
     seed: Seed = 0
 
     @property

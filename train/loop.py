@@ -29,6 +29,7 @@ from shards.stream.sampler import Cursor
 from shards.stream.schedule import Place, Schedule
 from shards.stream.stream import Step
 from train import checkpoint
+from train.board import BOARD_NAME, Board
 from train.data import Batch, Rows, TokenData, padding_share
 from train.device import set_up_cpu, uses_bf16
 from train.history import History
@@ -95,9 +96,11 @@ class Fit:
     def checkpoints(self) -> Path:
         return self.directory / CHECKPOINTS_NAME
 
-    @property
+    @cached_property
     def journal(self) -> Journal:
-        return Journal(self.directory / JOURNAL_NAME, self.partial)
+        path = self.directory / BOARD_NAME
+        board = Board(path, self.partial) if self.config.tensorboard else None
+        return Journal(self.directory / JOURNAL_NAME, self.partial, board)
 
     def log(self, record: dict[str, object]) -> None:
         if self.ranks.is_first:

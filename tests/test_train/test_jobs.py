@@ -58,6 +58,7 @@ def stamp(config: Config, **over: Any) -> str:
     [
         {"train": {"device": "auto", "threads": 2, "checkpoint_every_steps": 3}},
         {"train": {"keep_checkpoints": 9, "evaluate_every_epochs": 2}},
+        {"train": {"tensorboard": True}},
         {"cluster": {"kind": "local"}, "quarantine": {"max_share": 0.9}},
         {"models": {"bert": {"width": 32}}},
     ],
