@@ -340,27 +340,6 @@ def test_models_of_frames_are_audited(copy_run: CopyRun) -> None:
     assert audit.counts(0) == {1: len(opened(config).rows("train"))}
 
 
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"train": {"augment": {}}, "data": {"reader": "webdataset"}}, "train.augment reads frame"),
-        ({"train": {"augment": {}}, "data": {"on_damage": "mask"}}, "on_damage is of tokens"),
-        ({"train": {"augment": {}}, "frames": {"kind": "mfcc"}}, "or set frames.kind=mel"),
-        ({"train": {"span_masks": {}}, "data": {"reader": "webdataset"}}, "leave one out"),
-        ({"train": {"augment": {"stretch": 0.6}}}, "less than or equal to 0.5"),
-        ({"train": {"span_masks": {"count": 0}}}, "greater than 0"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(
-    section: dict[str, Any], message: str, finished: Config
-) -> None:
-    tree = finished.model_dump()
-    if "frames" in section:
-        tree["codebook"]["front_end"] = {"preset": "logmel"}
-    with pytest.raises(ValueError, match=message):
-        Config.model_validate(tree | section)
-
-
 def test_frames_of_a_run_that_are_no_logarithm_are_refused(finished: Config) -> None:
     data = opened(finished)
     cepstra = replace(data, codebook=replace(data.codebook, frames={"kind": "mfcc"}))
