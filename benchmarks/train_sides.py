@@ -23,7 +23,8 @@ from torch import nn
 from benchmarks.stream_formats import NUM_CLASSES, VOCABULARY, write_ours
 from configs.models import BertModel
 from configs.schema import TrainConfig
-from train.data import Batch, Classes, TokenData
+from train.batches import Batch, Classes
+from train.data import TokenData
 from train.models import build
 
 BERT = BertModel(

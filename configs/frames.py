@@ -10,6 +10,7 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
     model_validator,
 )
 
@@ -106,3 +107,4 @@ FramesConfig = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_with_kind),
 ]
+FRAMES: TypeAdapter[FramesConfig] = TypeAdapter(FramesConfig)  # from what a run says of its own

@@ -177,7 +177,7 @@ def _walk(loc: Sequence[Any]) -> tuple[list[str], list[str]]:
             here = tagged[part]
         else:
             shown.append(str(part))
-            here = _inside(here, str(part))
+            here = _bare(_inside(here, str(part)))
     return shown, list(here.model_fields) if _is_model(here) else []
 
 

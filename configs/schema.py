@@ -19,10 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from configs.augment import Augment, SpanMasks
 from configs.cluster import ClusterConfig
 from configs.codebook import CodebookConfig, PcenStep, Seed
 from configs.data import DataConfig
-from configs.frames import FramesConfig, MelFrames
+from configs.frames import FramesConfig, MelFrames, MfccFrames
 from configs.models import FrameModel, Model
 from configs.section import Name, Section, Share, split_commas
 from configs.sources import Source, TableSource
@@ -96,6 +97,13 @@ class TrainConfig(Section):
     kept is the exponential moving average of the weights.
 
     Under `torchrun`, `batch_size` is shared by all ranks, `micro_batch_size` is each one's.
+
+    `mixup` gives each clip something of the next one of its micro-batch, in shares of
+    Beta(`mixup`, `mixup`): embeddings and targets are mixed (vectors, in models of frames).
+    `span_masks` and `augment` change the clips that are trained on, and never those that are
+    scored: how, and how far, say their sections (`span_masks: {}` takes the defaults). What is
+    drawn for a clip depends on seed, epoch and clip alone. `tensorboard` writes what is logged as
+    event files, too: `tensorboard --logdir RUN/models` shows them.
     """
 
     epochs: PositiveInt = 20
@@ -113,6 +121,8 @@ class TrainConfig(Section):
     focal_gamma: NonNegativeFloat = 0.0  # 0: plain cross-entropy
     mixup: Annotated[float, Field(ge=0, le=8)] = 0.0  # alpha of Beta(alpha, alpha); 0: no mixing
     pos_weight_cap: Annotated[float, Field(ge=1)] | None = None  # None: all clips weigh the same
+    span_masks: SpanMasks | None = None  # None: a model sees whole clips
+    augment: Augment | None = None  # None: and as they are stored
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False  # by torch.compile: worth its minute on GPUs
@@ -123,6 +133,7 @@ class TrainConfig(Section):
     select: Literal["last", "best"] = "last"
     checkpoint_every_steps: PositiveInt = 200
     keep_checkpoints: PositiveInt = 2
+    tensorboard: bool = False
     seed: Seed = 0
 
     @property
@@ -190,12 +201,29 @@ class Config(Section):
     @model_validator(mode="after")
     def _frames_are_read_by_the_stream(self) -> Self:
         of_frames = [name for name in self.model if isinstance(self.models.get(name), FrameModel)]
+        if self.train.augment is not None:
+            of_frames.append("train.augment")
         for setting, usual in (("reader", "stream"), ("remote", None), ("on_damage", "raise")):
             if of_frames and getattr(self.data, setting) != usual:
                 raise ValueError(
                     f"data.{setting} is of tokens, and {', '.join(of_frames)} reads frames: leave "
                     "one out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _changes_can_be_made(self) -> Self:
+        drawn = [name for name in ("span_masks", "mixup") if getattr(self.train, name)]
+        if drawn and self.data.reader != "stream":
+            raise ValueError(
+                f"train: {' and '.join(drawn)} go by a clip's place in the stream, and data.reader="
+                f"{self.data.reader} knows none: leave one out"
+            )
+        if self.train.augment is not None and isinstance(self.frames, MfccFrames):
+            raise ValueError(
+                "train.augment changes the power of log-mel frames, and frames.kind is mfcc: leave "
+                "it out, or set frames.kind=mel"
+            )
         return self
 
     @model_validator(mode="after")

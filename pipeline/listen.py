@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter
 
 from configs.codebook import FrontEndConfig
 from configs.console import Progress, say
 from configs.errors import InputError, NotMadeYet
-from configs.frames import FramesConfig, MelFrames
+from configs.frames import FRAMES, MelFrames
 from pipeline.audio.encode import flac_bytes
 from pipeline.audio.half import to_float32
 from pipeline.audio.mel import mel_filters
@@ -49,7 +48,6 @@ SEARCHED_CLIPS = 1_024
 DEFAULT_CLIPS = 3
 LONGEST_S = 10.0  # of a clip that is heard
 
-FRAMES: TypeAdapter[FramesConfig] = TypeAdapter(FramesConfig)
 Json = dict[str, Any]
 
 

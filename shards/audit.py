@@ -22,10 +22,11 @@ from configs.schema import SplitConfig
 from shards.events import read_lines
 from shards.layout import Layout
 from shards.stream.choice import choose, order_of
+from shards.stream.frames import FrameSource, open_frames
 from shards.stream.remote import where_shards_are
 from shards.stream.sampler import Sampler
 from shards.stream.schedule import Place, Schedule, Span
-from shards.stream.tokens import open_tokens
+from shards.stream.tokens import TokenSource, open_tokens
 
 SPEC_NAME, JOURNAL_NAME = "stream.json", "metrics.jsonl"
 
@@ -42,6 +43,7 @@ class Spec:
     num_epochs: int
     data: Mapping[str, Any]
     fingerprint: str  # of the stream that `fit` read
+    reads: str = "tokens"  # or `frames`: what that stream is made of
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), indent=1).encode() + b"\n"
@@ -148,7 +150,11 @@ def open_audit(layout: Layout, model: str | None) -> Audit:
             f"{directory}: was trained with data.reader={config.reader}, which keeps no order: "
             "what a step saw cannot be told; trainings with data.reader=stream can be audited"
         )
-    source = open_tokens(layout, spec.tokens, where_shards_are(layout))
+    source: TokenSource | FrameSource = (
+        open_frames(layout)
+        if spec.reads == "frames"
+        else open_tokens(layout, spec.tokens, where_shards_are(layout))
+    )
     choice = choose(layout, config, SplitConfig.model_validate(spec.split), spec.fold)
     rows = choice.rows("train")
     order = order_of(config, source, rows, spec.seed, choice.learnt)

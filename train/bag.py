@@ -16,7 +16,8 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 
 from configs.models import BagModel
-from train.data import Rows, TokenData
+from train.batches import Rows
+from train.data import TokenData
 
 MAX_ITERATIONS = 1000
 

@@ -7,127 +7,42 @@ classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from configs.augment import Augment
 from configs.console import counted, say
 from configs.data import DataConfig
 from configs.errors import InputError
+from configs.frames import FRAMES
 from configs.models import FrameModel
 from configs.schema import Config, SplitConfig, TrainConfig
+from pipeline.audio.change import Level, level_of
 from pipeline.audio.front_end import FrontEnd
+from pipeline.audio.quantise import Quantiser
 from shards.codebook import Codebook, open_codebook
 from shards.commit import REPAIR
 from shards.layout import Layout
 from shards.plan import ClassName, Task, load_bound
 from shards.splits import SPLITS, SplitCodes
-from shards.stream.batches import multi_hot
 from shards.stream.choice import choose, order_of
 from shards.stream.frames import open_frames
 from shards.stream.order import StoredOrder
 from shards.stream.schedule import Piece, Schedule, World
 from shards.stream.stream import Stream
 from shards.stream.tokens import TokenSource, open_tokens, refuse_foreign
+from train.augment import Augmented, Masked
+from train.batches import Batch, Classes, Rows, collate
 from train.inputs import Frames, Inputs, Tokens
 from train.jobs import Job
-from train.models.classifier import Mix
 from train.models.embedding import Vocabulary
 
-Rows = npt.NDArray[np.int64]
-BatchStream = Stream[Any, "Batch"]
-
-OF_MIXUP = 1  # what is drawn of a row's seed
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some clips: what a model reads of them, padded, true lengths, targets (multi-hot), and which
-    of them count."""
-
-    rows_B: Rows
-    inputs_BTN: torch.Tensor  # int64 tokens, `pad_id` beyond a clip's length; or float32 vectors, 0
-    lengths_B: torch.Tensor  # int64
-    targets_BC: torch.Tensor  # float32 in [0, 1]
-    weights_B: torch.Tensor  # float32; 0: it only fills the batch up, or is masked
-    mix: Mix | None = None  # of inputs; that of targets is done
-
-    def to(self, device: torch.device) -> Batch:
-        """What is computed with; lengths stay on the CPU, which goes by them."""
-        return replace(
-            self,
-            inputs_BTN=self.inputs_BTN.to(device),
-            targets_BC=self.targets_BC.to(device),
-            weights_B=self.weights_B.to(device),
-            mix=self.mix and self.mix.to(device),
-        )
-
-
-def padding_share(batches: Sequence[Batch]) -> float:
-    """How much of what a model is given is nothing of a clip that counts."""
-    real = sum(int(batch.lengths_B[batch.weights_B > 0].sum()) for batch in batches)
-    return 1.0 - real / max(1, sum(batch.inputs_BTN[:, :, 0].numel() for batch in batches))
-
-
-@dataclass(frozen=True)
-class Classes:
-    """What is learnt: the classes, and which of them each class of the data set is (-1: none)."""
-
-    names: tuple[ClassName, ...]
-    columns: npt.NDArray[np.int16]
-
-    @classmethod
-    def chosen(cls, names: Sequence[ClassName], numbers: Sequence[int]) -> Self:
-        columns = np.full(len(names), -1, dtype=np.int16)
-        columns[list(numbers)] = np.arange(len(numbers))
-        return cls(tuple(names[number] for number in numbers), columns)
-
-    @property
-    def numbers(self) -> list[int]:
-        """Of the classes of the data set that are learnt."""
-        return np.flatnonzero(self.columns >= 0).tolist()
-
-    def targets(self, labels: npt.NDArray[np.int16], starts: Rows) -> npt.NDArray[np.float32]:
-        """Multi-hot labels [N, C]; those that are not learnt fall into a column of their own."""
-        targets_NC = multi_hot(self.columns[labels], starts, len(self.names) + 1)
-        return np.ascontiguousarray(targets_NC[:, :-1])
-
-
-def _collated(
-    chunk: Any,
-    piece: Piece,
-    *,
-    inputs: Inputs,
-    classes: Classes,
-    width: int | None = None,
-    mixup: float = 0.0,
-) -> Batch:
-    inputs_BTN, found = inputs.batch(chunk, piece, width)
-    batch = Batch(
-        found.rows_B,
-        inputs_BTN,
-        torch.from_numpy(found.lengths_B.astype(np.int64)),
-        torch.from_numpy(classes.targets(found.labels, found.label_starts)),
-        torch.from_numpy(found.weights_B),
-    )
-    return _mixed(batch, piece, mixup) if mixup else batch
-
-
-def _mixed(batch: Batch, piece: Piece, alpha: float) -> Batch:
-    """Each clip that counts with the next one; the share that is its own, of Beta(alpha, alpha), is
-    drawn for each row and epoch."""
-    counted = np.flatnonzero(batch.weights_B.numpy())
-    partners_B = np.arange(len(batch.rows_B))
-    partners_B[counted] = np.roll(counted, -1)
-    rngs = (np.random.default_rng([int(seed), OF_MIXUP]) for seed in piece.seeds)
-    shares_B = np.array([rng.beta(alpha, alpha) for rng in rngs], dtype=np.float32)
-    mix = Mix(torch.from_numpy(shares_B), torch.from_numpy(partners_B))
-    return replace(batch, targets_BC=mix.of(batch.targets_BC), mix=mix)
+BatchStream = Stream[Any, Batch]
 
 
 def say_masked(num_clips: int, split: str) -> None:
@@ -153,10 +68,34 @@ class TokenData:
     splits: SplitCodes
     config: DataConfig = field(default_factory=DataConfig)
     frames: Frames | None = None
+    layout: Layout | None = None  # of its run, where that has frames
 
     @property
     def inputs(self) -> Inputs:
         return self.frames or Tokens(self.source, self.pad_id)
+
+    def training_inputs(self, train: TrainConfig) -> Inputs:
+        """The same, but for what a training changes of them."""
+        inputs = self.inputs if train.augment is None else self._augmented(train.augment)
+        return inputs if train.span_masks is None else Masked(inputs, train.span_masks, self.pad_id)
+
+    def reads_frames(self, train: TrainConfig) -> bool:
+        """Whether a training goes through stored frames, and not through tokens."""
+        return self.frames is not None or train.augment is not None
+
+    def _augmented(self, config: Augment) -> Augmented:
+        """Made of the frames that the tokens are of, by what the stages do with frames."""
+        if self.frames is not None:
+            source, made, filling = self.frames.source, self.frames.made, np.float32(0)
+            return Augmented(source, made, filling, config, self._level, self.longest)
+        assert self.layout is not None, "a run with frames"
+        source, quantiser = open_frames(self.layout), Quantiser(self.codebook)
+        pad = np.int64(self.pad_id)
+        return Augmented(source, quantiser.tokens_of, pad, config, self._level, self.longest)
+
+    @property
+    def _level(self) -> Level:
+        return level_of(FRAMES.validate_python(dict(self.codebook.frames)))
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -214,12 +153,13 @@ class TokenData:
 
     def stream(self, rows: Rows, train: TrainConfig, world: World | None = None) -> BatchStream:
         """The steps of a training on some rows; `world` says which training process this is."""
-        config, source = self.config, self.inputs.source
+        config, inputs = self.config, self.training_inputs(train)
+        source = inputs.source
         return Stream(
             source,
             order_of(config, source, rows, train.seed, self.learnt.numbers),
             Schedule(len(rows), train.batch_size, train.epochs, config.tail),
-            self._collate(self.longest if config.lengths == "fixed" else None, train.mixup),
+            self._collate(inputs, self.longest if config.lengths == "fixed" else None, train.mixup),
             rows=rows,
             world=world,
             micro_batch_size=train.forward_size,
@@ -232,15 +172,15 @@ class TokenData:
         if not len(rows):
             return
         order, schedule = StoredOrder(len(rows)), Schedule(len(rows), at_once, num_epochs=1)
-        source = self.inputs.source
-        stream = Stream(source, order, schedule, self._collate(), rows=rows, num_threads=0)
+        collate, source = self._collate(self.inputs), self.inputs.source
+        stream = Stream(source, order, schedule, collate, rows=rows, num_threads=0)
         for step in stream.steps():
             yield from step.batches
 
     def _collate(
-        self, width: int | None = None, mixup: float = 0.0
+        self, inputs: Inputs, width: int | None = None, mixup: float = 0.0
     ) -> Callable[[Any, Piece], Batch]:
-        return partial(_collated, inputs=self.inputs, classes=self.learnt, width=width, mixup=mixup)
+        return partial(collate, inputs=inputs, classes=self.learnt, width=width, mixup=mixup)
 
 
 def job_data(config: Config, job: Job) -> TokenData:
@@ -268,7 +208,8 @@ def open_data(
     choice = choose(layout, config, split, fold)
     learnt = Classes.chosen(choice.classes, choice.learnt)
     args = source, codebook, fingerprint, learnt, choice.task, choice.ids, choice.splits, config
-    return TokenData(*args, None if reads == "tokens" else _frames(layout, codebook, reads))
+    frames = None if reads == "tokens" else _frames(layout, codebook, reads)
+    return TokenData(*args, frames, layout)
 
 
 def _frames(layout: Layout, codebook: Codebook, reads: str) -> Frames:

@@ -5,15 +5,19 @@ Legend: B clips in a batch, T places of the longest, N numbers at each (Q tokens
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from pipeline.audio.front_end import FrontEnd
+from pipeline.audio.front_end import FramesTM, FrontEnd
+from pipeline.audio.half import to_float32
+from pipeline.audio.steps import VectorsTD
 from shards.stream.batches import ClipBatch
-from shards.stream.frames import FrameChunk, FrameSource, frame_batch
+from shards.stream.frames import FrameChunk, FrameSource
 from shards.stream.schedule import Piece
 from shards.stream.tokens import TokenChunk, TokenSource, token_batch
 
@@ -76,15 +80,23 @@ class Frames:
     def batch(
         self, chunk: FrameChunk, piece: Piece, width: int | None = None
     ) -> tuple[torch.Tensor, ClipBatch]:
-        found = frame_batch(chunk, piece, pad_value=0.0, width=width)
+        parts = self.made(chunk.clips_of(piece))
+        return padded(parts, np.float32(0), width), ClipBatch(**chunk.of_batch(piece))
+
+    def made(self, clips: Sequence[FramesTM]) -> list[VectorsTD]:
+        """What is read of clips, by their stored frames."""
         if self.front_end is None:
-            return torch.from_numpy(found.frames_BTM), found
-        lengths = found.lengths_B.tolist()
-        own = [clip_TM[:length] for clip_TM, length in zip(found.frames_BTM, lengths, strict=True)]
-        vectors_SN = self.front_end.vectors_of(own, [slice(None)] * len(own))
-        shape = (*found.frames_BTM.shape[:2], vectors_SN.shape[1])
-        vectors_BTN = np.zeros(shape, dtype=np.float32)
-        ends = np.cumsum(lengths)[:-1]
-        for vectors_TN, own_TN in zip(vectors_BTN, np.split(vectors_SN, ends), strict=True):
-            vectors_TN[: len(own_TN)] = own_TN
-        return torch.from_numpy(vectors_BTN), found
+            return [to_float32(clip_TM) for clip_TM in clips]
+        vectors_SN = self.front_end.vectors_of(clips, [slice(None)] * len(clips))
+        return np.split(vectors_SN, np.cumsum([len(clip_TM) for clip_TM in clips])[:-1])
+
+
+def padded(
+    parts: Sequence[npt.NDArray[Any]], filling: np.generic, width: int | None = None
+) -> torch.Tensor:
+    """Clips [T, N] as one tensor [B, T, N] of the type of what fills it up."""
+    longest = max(width or 0, *(len(part_TN) for part_TN in parts))
+    values_BTN = np.full((len(parts), longest, parts[0].shape[1]), filling)
+    for values_TN, part_TN in zip(values_BTN, parts, strict=True):
+        values_TN[: len(part_TN)] = part_TN
+    return torch.from_numpy(values_BTN)

@@ -31,6 +31,7 @@ FREE_SETTINGS = {
     "parallel",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "tensorboard",
 }
 OF_VALIDATION = {"evaluate_every_epochs"}
 

@@ -1,7 +1,7 @@
 """metrics.jsonl: what a training logged, one JSON line a record, each with its step.
 
 A line that a kill cut short is left out; a resumed training drops what the killed one logged
-after its checkpoint.
+after its checkpoint. A board shows the same records elsewhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from shards.atomic import write_whole
 from shards.events import read_lines
+from train.board import Board
 
 Record = dict[str, Any]
 
@@ -25,11 +26,14 @@ class Journal:
 
     path: Path
     partial: Path
+    board: Board | None = None
 
     def append(self, record: Record) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        if self.board is not None:
+            self.board.append(record)
 
     def read(self) -> list[Record]:
         """All records, in the order in which they were logged."""
@@ -40,3 +44,5 @@ class Journal:
         kept = [record for record in self.read() if record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_whole(self.partial, self.path, text.encode())
+        if self.board is not None:
+            self.board.begin(kept)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shards.events import peak_mib
 from shards.stream.stream import Step
-from train.data import Batch
+from train.batches import Batch
 from train.ranks import Ranks, bare, whole
 
 # Dense bfloat16 matrix products a second, in 10^12, as NVIDIA's data sheets say.

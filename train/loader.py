@@ -22,7 +22,8 @@ from configs.cli import ALL_STOP_SIGNALS
 from configs.errors import AudiolexError, TrainingFailed
 from shards.stream.schedule import Place
 from shards.stream.stream import Step
-from train.data import Batch, BatchStream
+from train.batches import Batch
+from train.data import BatchStream
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 END_LIMIT_S = 1.0  # for a process whose pipe has ended

@@ -29,7 +29,9 @@ from shards.stream.sampler import Cursor
 from shards.stream.schedule import Place, Schedule
 from shards.stream.stream import Step
 from train import checkpoint
-from train.data import Batch, Rows, TokenData, padding_share
+from train.batches import Batch, Rows, padding_share
+from train.board import BOARD_NAME, Board
+from train.data import TokenData
 from train.device import set_up_cpu, uses_bf16
 from train.history import History
 from train.jobs import CHECKPOINTS_NAME
@@ -95,9 +97,11 @@ class Fit:
     def checkpoints(self) -> Path:
         return self.directory / CHECKPOINTS_NAME
 
-    @property
+    @cached_property
     def journal(self) -> Journal:
-        return Journal(self.directory / JOURNAL_NAME, self.partial)
+        path = self.directory / BOARD_NAME
+        board = Board(path, self.partial) if self.config.tensorboard else None
+        return Journal(self.directory / JOURNAL_NAME, self.partial, board)
 
     def log(self, record: dict[str, object]) -> None:
         if self.ranks.is_first:

@@ -15,7 +15,8 @@ from configs.models import BagModel
 from configs.schema import Config
 from shards.seal import check_bytes
 from train.bag import bag_logits
-from train.data import Batch, Rows, TokenData
+from train.batches import Batch, Rows
+from train.data import TokenData
 from train.device import choose_device
 from train.jobs import WEIGHTS_NAME, Job
 from train.models import build

@@ -9,7 +9,8 @@ from configs.schema import TrainConfig
 from shards.stream.sampler import Sampler
 from shards.stream.schedule import Place, World
 from shards.stream.stream import Step
-from train.data import Batch, Rows, TokenData
+from train.batches import Batch, Rows
+from train.data import TokenData
 from train.loader import LoaderProcesses
 from train.sequential import SequentialStream
 

@@ -9,10 +9,9 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from configs.console import say
-from configs.frames import FramesConfig
+from configs.frames import FRAMES
 from configs.load import dump_config
 from configs.models import BagModel
 from configs.schema import Config
@@ -32,7 +31,6 @@ from train.evaluate import scores_of
 from train.jobs import Job, jobs
 from train.journal import Journal
 
-FRAMES: TypeAdapter[FramesConfig] = TypeAdapter(FramesConfig)
 REPORT_NAME = "report.html"
 SCORES = {
     "accuracy": "accuracy",

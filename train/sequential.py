@@ -27,7 +27,8 @@ from shards.stream.sampler import Sampler
 from shards.stream.schedule import Part, Place, Schedule, World, parts_of
 from shards.stream.stream import Step
 from shards.wds import Checksums, token_pipeline
-from train.data import Batch, Rows, TokenData
+from train.batches import Batch, Rows
+from train.data import TokenData
 
 NOTICE = (
     "reader webdataset: sequential, shuffled in a buffer; a resumed training does not see exactly "

@@ -122,6 +122,7 @@ def _spec(config: Config, job: Job, fit: Fit) -> Spec:
         num_epochs=fit.config.epochs,
         data=config.data.model_dump(mode="json", include=config.data.deciding | WHICH),
         fingerprint=fit.reader.sampler.fingerprint,
+        reads="frames" if fit.data.reads_frames(fit.config) else "tokens",
     )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from train.data import Rows, TokenData
+from train.batches import Rows
+from train.data import TokenData
 from train.losses import LOSSES
 from train.metrics import evaluate
 from train.predict import LogitsNC, batch_logits

@@ -118,11 +118,22 @@ SCALES = {
 }
 
 
+def lowest_db(config: MelFrames) -> float:
+    """What the floor of the logarithm is in dB: no cell has less."""
+    factor, reference_db = _db_scale(config)
+    return float(factor * np.log10(config.floor) - reference_db)
+
+
+def _db_scale(config: MelFrames) -> tuple[float, float]:
+    """What a power of ten is in dB, and the reference."""
+    factor = 10.0 if config.power == 2 else 20.0
+    return factor, factor * np.log10(max(config.floor, config.reference))
+
+
 def _decibels(mel_TM: FramesTM, config: MelFrames) -> FramesTM:
     """torchaudio's AmplitudeToDB: floor, logarithm, reference, and what is too far below."""
-    factor = 10.0 if config.power == 2 else 20.0
-    reference_db = factor * np.log10(max(config.floor, config.reference))
-    floor_db = factor * np.log10(config.floor) - reference_db
+    factor, reference_db = _db_scale(config)
+    floor_db = lowest_db(config)
     np.maximum(mel_TM, np.float32(config.floor), out=mel_TM)
     np.log10(mel_TM, out=mel_TM)
     mel_TM *= np.float32(factor)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,11 @@ class FrameChunk(ClipRows):
     def clips(self) -> list[FramesTM]:
         """The frames of every clip by itself, [T, M] each."""
         return np.split(self.frames_SM, self.starts[1:-1]) if len(self.rows_N) else []
+
+    def clips_of(self, piece: Piece) -> list[FramesTM]:
+        """Those of a piece."""
+        starts = self.starts[piece.start : piece.stop + 1].tolist()
+        return [self.frames_SM[start:stop] for start, stop in pairwise(starts)]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ ROUNDS, ROUNDS_OF_FEW, FEW = 6, 12, 1024
 _WORD = np.uint64(32)
 
 # What a key is for, so that no two uses share their numbers.
-EXAMPLES, UNITS, WITHIN, DRAWS, SEEDS = range(5)
+EXAMPLES, UNITS, WITHIN, DRAWS, SEEDS, MASKS, CHANGES, MIXES = range(8)
 
 
 def key_words(count: int, *key: int) -> Words:

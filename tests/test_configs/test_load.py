@@ -65,6 +65,13 @@ def test_every_fault_is_listed_at_once_under_its_own_path(
     }
 
 
+def test_a_section_that_may_be_absent_knows_its_keys(
+    write_yaml: WriteYaml, faults_of: FaultsOf
+) -> None:
+    path = write_yaml(MINIMAL + "train: {augment: {gain: 6}}\n")
+    assert faults_of(path) == ["train.augment.gain: unknown key (did you mean gain_db?)"]
+
+
 def test_the_message_names_the_file_and_counts_the_faults(write_yaml: WriteYaml) -> None:
     path = write_yaml(MINIMAL + "xyz: red\nframes: {n_fft: -1}\n")
     with pytest.raises(ConfigError) as raised:

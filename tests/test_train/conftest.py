@@ -24,7 +24,8 @@ from shards.seal import write_seal
 from shards.splits import SPLITS
 from shards.stream.tokens import open_tokens
 from shards.tokens import STAGE, Block, index_table, write_index, write_token_tar
-from train.data import Classes, TokenData
+from train.batches import Classes
+from train.data import TokenData
 from train.loop import Fit
 from train.ranks import Ranks
 

@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 
 from configs.models import BagModel
 from train.bag import bag_logits, count_tokens, fit_bag
-from train.data import Rows, TokenData
+from train.batches import Rows
+from train.data import TokenData
 from train.metrics import evaluate
 
 BAG = BagModel(kind="bag")

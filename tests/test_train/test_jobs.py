@@ -58,6 +58,7 @@ def stamp(config: Config, **over: Any) -> str:
     [
         {"train": {"device": "auto", "threads": 2, "checkpoint_every_steps": 3}},
         {"train": {"keep_checkpoints": 9, "evaluate_every_epochs": 2}},
+        {"train": {"tensorboard": True}},
         {"cluster": {"kind": "local"}, "quarantine": {"max_share": 0.9}},
         {"models": {"bert": {"width": 32}}},
     ],
@@ -73,6 +74,8 @@ def test_speed_and_safety_decide_no_weights(over: dict[str, Any], finished: Conf
         {"train": {"epochs": 3}},
         {"train": {"seed": 1}},
         {"train": {"micro_batch_size": 3}},
+        {"train": {"span_masks": {"count": 1}}},
+        {"train": {"augment": {"gain_db": 6}}},
         {"models": {"linear": {"width": 17}}},
         {"models": {"linear": {"epochs": 3}}},
         {"split": {"valid_share": 0.3}},

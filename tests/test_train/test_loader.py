@@ -36,7 +36,8 @@ from tests.commands import ROOT
 from tests.processes import wait_until
 from tests.test_train.conftest import CopyRun, MakeData, with_config
 from train import fit as fitting
-from train.data import Batch, BatchStream, Classes, TokenData, open_data, padding_share
+from train.batches import Batch, Classes, padding_share
+from train.data import BatchStream, TokenData, open_data
 from train.loader import LoaderProcesses, _killed
 
 TRAIN = TrainConfig(epochs=3, batch_size=8, micro_batch_size=3, seed=5)

@@ -16,7 +16,8 @@ from tests.test_train.conftest import with_config
 from tests.test_train.test_frame_models import SECTIONS as FRAME_SECTIONS
 from tests.test_train.test_frame_models import make_model as make_frame_model
 from tests.test_train.test_models import SECTIONS, K, make_model
-from train.data import Batch, TokenData
+from train.batches import Batch
+from train.data import TokenData
 from train.models.classifier import Mix
 
 MakeData = Callable[..., TokenData]

@@ -23,11 +23,13 @@ from shards.layout import Layout
 from shards.stream.schedule import World
 from tests.rank_worker import CLIP_NORM, examples, gradients
 from tests.test_train.conftest import CopyRun
+from tests.test_train.test_board import shown
 from train.journal import TIMES, Journal
 from train.ranks import Ranks
 from train.world import world_of
 
 ROOT = Path(__file__).parents[2]
+CHANGES = {"span_masks": {}, "augment": {"gain_db": 6, "stretch": 0.1}, "tensorboard": True}
 
 
 def start(verb: str, config: Config, out: Path, num_ranks: int, **over: str) -> list[Any]:
@@ -116,11 +118,12 @@ def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(one[name].tobytes() == other[name].tobytes() for name in other)
 
 
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("how", "changes"), [("ddp", {}), ("fsdp", CHANGES)])
 def test_killed_ranks_go_on_to_the_same_weights(
-    how: str, copy_run: CopyRun, tmp_path: Path
+    how: str, changes: dict[str, Any], copy_run: CopyRun, tmp_path: Path
 ) -> None:
-    whole, killed = job(copy_run, how), job(copy_run, how)
+    """Also where clips are changed, each as by itself; and TensorBoard shows each step once."""
+    whole, killed = (job(copy_run, how, **changes) for _ in range(2))
     run("fit", whole, tmp_path / "whole", 2)
     codes, said = ended(start("fit", killed, tmp_path / "killed", 2, KILL="1:5"))
     assert codes == [1, -9]
@@ -130,6 +133,10 @@ def test_killed_ranks_go_on_to_the_same_weights(
     assert equal(weights(killed), weights(whole))
     assert logged(killed) == logged(whole)
     assert examples(tmp_path / "killed", tmp_path / "resumed") == examples(tmp_path / "whole")
+    if changes:
+        board = shown(Layout(killed.run).model("made") / "tensorboard")
+        scores = [(r["step"], r["valid_map"]) for r in logged(killed) if "valid_map" in r]
+        assert board["valid_map"] == [(step, pytest.approx(score)) for step, score in scores]
 
 
 @pytest.mark.parametrize(("how", "before", "after"), [("fsdp", 2, 1), ("ddp", 1, 4)])
