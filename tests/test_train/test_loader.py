@@ -38,6 +38,7 @@ from tests.test_train.conftest import CopyRun, MakeData, with_config
 from train import fit as fitting
 from train.data import Batch, BatchStream, Classes, TokenData, open_data, padding_share
 from train.loader import LoaderProcesses, _killed
+from train.stop import Stop
 
 TRAIN = TrainConfig(epochs=3, batch_size=8, micro_batch_size=3, seed=5)
 
@@ -81,6 +82,18 @@ def test_processes_end_with_their_consumer(data: TokenData) -> None:
     next(steps)
     assert len(set(children()) - before) == 2
     steps.close()
+    wait_until(lambda: not set(children()) - before)
+
+
+def test_processes_end_with_a_consumer_that_takes_nothing(
+    data: TokenData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a training that has nothing left to do, or that is told to stop before its first step;
+    also where a store hangs."""
+    before, stream = set(children()), stream_of(data)
+    monkeypatch.setattr(type(stream), "steps", lambda *_, **__: time.sleep(600))
+    with closing(Stop().until_asked(LoaderProcesses(stream, 2).steps(Place(0, 0)))):
+        assert len(set(children()) - before) == 2
     wait_until(lambda: not set(children()) - before)
 
 
