@@ -86,11 +86,16 @@ class Learner:
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
 
-    def result(self) -> Tensors:
-        """The weights that a training ends with, whole, on the CPU; every rank has to ask."""
+    def result(self, is_wanted: bool) -> Tensors:
+        """The weights that a training ends with, whole, on the CPU; every rank has to ask, and gets
+        them where they are wanted."""
+        result: Tensors = {}
         with self.averaged():
-            state = bare(self.model).state_dict()
-            return {name: whole(tensor).cpu().clone() for name, tensor in state.items()}
+            for name, tensor in bare(self.model).state_dict().items():
+                gathered = whole(tensor)
+                if is_wanted:
+                    result[name] = gathered.cpu().clone()
+        return result
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
