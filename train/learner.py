@@ -62,6 +62,13 @@ class Learner:
     optimizer: torch.optim.Optimizer
     average: Average | None = None
 
+    def update(self, done: int) -> None:
+        """Take step 1, 2 ... with the gradient that has come together."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(done)
+
     def files(self) -> dict[str, Tensors]:
         """All tensors, by the file of a checkpoint that holds them; no name is in two of them."""
         drop_gathered(self.model)  # or FSDP2's root has other parameters than the optimizer's

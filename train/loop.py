@@ -30,6 +30,7 @@ from shards.stream.stream import Step
 from train import checkpoint
 from train.data import Batch, Rows, TokenData, padding_share
 from train.device import set_up_cpu, uses_bf16
+from train.failures import fitting, no_number, too_large_state, too_many_clips
 from train.history import History
 from train.jobs import CHECKPOINTS_NAME
 from train.journal import Journal
@@ -115,11 +116,13 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
 
     Raises Preempted after a signal to any rank, with a checkpoint of the step in which it came, or
     after which it came in a validation or a wait for data (where nothing is left to do, the
-    training ends); TrainingFailed where the loss stops being a number, with the last good
-    checkpoint kept; IntegrityError where that which scored best is not whole.
+    training ends); TrainingFailed where the loss stops being a number, or something does not fit
+    into memory, with the last good checkpoint kept; IntegrityError where that which scored best is
+    not whole.
     """
-    learner = build_learner(fit.config, model, fit.ranks)
-    done, place, history = _resume(fit, learner)
+    with fitting(too_large_state(fit.title)):
+        learner = build_learner(fit.config, model, fit.ranks)
+        done, place, history = _resume(fit, learner)
     with (
         stop.deferring(),
         Progress(fit.title, fit.num_steps, "clips", done) as progress,
@@ -178,13 +181,11 @@ def _step(
     if number == 0 or fit.ends_evaluated_epoch(number + 1):
         fit.log({"step": number + 1, "gradient_flow": gradient_flow(learner.model)})
     parameters = learner.model.parameters()
-    grad_norm = float(whole(nn.utils.clip_grad_norm_(parameters, fit.config.clip_norm)))
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise TrainingFailed(_not_finite(fit, number, step, loss, grad_norm))
-    learner.optimizer.step()
-    learner.optimizer.zero_grad()
-    if learner.average is not None:
-        learner.average.update(number + 1)
+    with fitting(too_large_state(fit.title)):
+        grad_norm = float(whole(nn.utils.clip_grad_norm_(parameters, fit.config.clip_norm)))
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise TrainingFailed(_not_finite(fit, number, step, loss, grad_norm))
+        learner.update(number + 1)
     return {
         "loss": loss,
         "lr": lr,
@@ -228,14 +229,7 @@ def _loss_sum(fit: Fit, model: nn.Module, batch: Batch) -> torch.Tensor:
 
 def _does_not_fit(fit: Fit, batch: Batch) -> str:
     num_clips, num_places, _ = batch.inputs_BTN.shape
-    what = f"{fit.title}: {counted(num_clips, 'clip')} of {num_places} places"
-    if num_clips == 1:
-        return f"{what} does not fit into memory: take a smaller model, or train.parallel=fsdp"
-    return (
-        f"{what} at once do not fit into memory: set train.micro_batch_size={num_clips // 2}, and "
-        "as many more are added up to the same batch (with that, a training that has begun begins "
-        "anew: remove its checkpoints, or take another model name)"
-    )
+    return too_many_clips(fit.title, num_clips, f"of {num_places} places")
 
 
 def _seed_of(*parts: int) -> int:
@@ -251,11 +245,8 @@ def prepare(config: TrainConfig) -> None:
 
 def _not_finite(fit: Fit, number: int, step: Step[Batch], loss: float, grad_norm: float) -> str:
     ids = ", ".join(fit.data.ids[row] for row in step.batches[0].rows_B[:5])
-    return (
-        f"{fit.title}: step {number + 1} gave loss {loss} and gradient norm {grad_norm} (clips "
-        f"{ids} ...); the last checkpoint is kept. Lower train.lr or the model's lr and run again "
-        "under another model name"
-    )
+    found = f"gave loss {loss} and gradient norm {grad_norm} (clips {ids} ...)"
+    return no_number(fit.title, f"step {number + 1} {found}")
 
 
 # --- what is kept of it --------------------------------------------------------------------------
@@ -305,11 +296,16 @@ def _validate(fit: Fit, learner: Learner, done: int, history: History, stop: Sto
     resumed training makes up for it."""
     if not fit.is_validated:
         return
-    with learner.averaged():
-        found = validate(learner.model, fit.data, fit.config.forward_size, fit.ranks, stop)
-    if found is not None:
-        fit.log({"step": done, **found})
-        history.scores[done] = found["valid_map"]
+    at_once = fit.config.forward_size
+    with learner.averaged(), fitting(too_many_clips(fit.title, at_once, "of a validation")):
+        found = validate(learner.model, fit.data, at_once, fit.ranks, stop)
+    if found is None:
+        return
+    if not math.isfinite(found["valid_loss"]):
+        found_none = f"the validation after step {done} gave logits that are no numbers"
+        raise TrainingFailed(no_number(fit.title, found_none))
+    fit.log({"step": done, **found})
+    history.scores[done] = found["valid_map"]
 
 
 def _lacks_validation(fit: Fit, step: int, history: History) -> bool:

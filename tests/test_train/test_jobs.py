@@ -57,7 +57,7 @@ def stamp(config: Config, **over: Any) -> str:
     "over",
     [
         {"train": {"device": "auto", "threads": 2, "checkpoint_every_steps": 3}},
-        {"train": {"keep_checkpoints": 9, "evaluate_every_epochs": 2}},
+        {"train": {"keep_checkpoints": 9, "evaluate_every_epochs": 2, "micro_batch_size": 3}},
         {"cluster": {"kind": "local"}, "quarantine": {"max_share": 0.9}},
         {"models": {"bert": {"width": 32}}},
     ],
@@ -72,7 +72,7 @@ def test_speed_and_safety_decide_no_weights(over: dict[str, Any], finished: Conf
         {"train": {"lr": 0.5}},
         {"train": {"epochs": 3}},
         {"train": {"seed": 1}},
-        {"train": {"micro_batch_size": 3}},
+        {"train": {"batch_size": 3}},
         {"models": {"linear": {"width": 17}}},
         {"models": {"linear": {"epochs": 3}}},
         {"split": {"valid_share": 0.3}},
