@@ -227,6 +227,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _no_weights_hang_on_damage(self) -> Self:
+        """What is masked may differ from host to host; the loss must not."""
+        if self.train.pos_weight_cap is not None and self.data.on_damage == "mask":
+            raise ValueError(
+                "train.pos_weight_cap counts the classes of all clips, and data.on_damage=mask "
+                "leaves some out: mend the run (`python -m shards verify RUN --repair`), or leave "
+                "one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _source_bytes_are_of_one_clip(self) -> Self:
         if self.audio.store == "source" and self.source.windows is not None:
             raise ValueError("audio.store=source: windows are parts of files; use flac or none")

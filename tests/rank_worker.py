@@ -1,8 +1,8 @@
 """One rank of a made training: `python -m tests.rank_worker gradients|fit CONFIG OUT`.
 
 `gradients` writes what ranks make of one global batch. `fit` trains as the command does, writes
-down which clips each step saw, and does to itself what the environment says: `KILL=RANK:STEP` or
-`TERM=RANK:STEP`, once.
+down which clips each step saw, and does to itself what the environment says: `KILL=RANK:STEP`,
+`TERM=RANK:STEP` or `TERM_IN_VALIDATION=RANK`, once.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import torch
 from torch import nn
 
 from configs.load import load_config
-from configs.models import BertModel, LinearModel, LstmModel, NeuralModel
+from configs.models import BertModel, CnnModel, FrameModel, LinearModel, LstmModel, NeuralModel
 from configs.schema import Config, TrainConfig
 from shards.layout import Layout
 from shards.stream.schedule import Place
 from train import fit as fitting
-from train import loop
+from train import loop, validation
 from train.data import open_data
 from train.loop import Fit, accumulate, prepare
 from train.models import build
@@ -39,6 +39,8 @@ SECTIONS: dict[str, NeuralModel] = {
     "bert": BertModel(kind="bert", layers=2, width=8, heads=2, max_positions=128, dropout=0),
     "lstm": LstmModel(kind="lstm", width=8, hidden=8, dropout=0),
     "linear": LinearModel(kind="linear", width=8, dropout=0),
+    "attention": LstmModel(kind="lstm", width=8, hidden=8, dropout=0, pooling="attention"),
+    "cnn": CnnModel(kind="cnn", channels=(4, 8), hidden=8, dropout=0),
 }
 SIZES = {"uneven": (13, 2), "one clip": (1, 1), "in one piece": (11, 11)}  # batch, micro-batch
 CLIP_NORM = 0.01
@@ -46,8 +48,9 @@ CLIP_NORM = 0.01
 
 def gradients(config: Config, ranks: Ranks, how: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Loss, gradient and its norm for each model and size, whole."""
-    data = open_data(Layout(config.run), "default", config.split, None)
     for kind, section in SECTIONS.items():
+        reads = section.reads if isinstance(section, FrameModel) else "tokens"
+        data = open_data(Layout(config.run), "default", config.split, None, reads=reads)
         for size, (batch, micro) in SIZES.items():
             train = TrainConfig(batch_size=batch, micro_batch_size=micro, device="cpu", threads=1)
             prepare(train)
@@ -88,11 +91,17 @@ def watched(out: Path) -> Iterator[None]:
             file.write(json.dumps({"step": number, "rows": [*chain(*counted)]}) + "\n")
         return usual(one, model, step, number)
 
+    def validated(*args: Any) -> Iterator[Any]:
+        if os.environ.get("TERM_IN_VALIDATION") == rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield from logits(*args)
+
     usual, loop.accumulate = loop.accumulate, noted
+    logits, validation.batch_logits = validation.batch_logits, validated
     try:
         yield
     finally:
-        loop.accumulate = usual
+        loop.accumulate, validation.batch_logits = usual, logits
 
 
 def examples(*outs: Path) -> dict[int, list[int]]:

@@ -13,12 +13,15 @@ import errno
 import json
 import re
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import distributed
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -38,28 +41,43 @@ from train.ranks import Ranks
 _STEP_NAME = re.compile(r"step-(\d{6,})")
 
 
-def save(
-    directory: Path,
-    partial: Path,
-    step: int,
-    learner: Learner,
-    cursor: Cursor,
-    stamp: str,
-    ranks: Ranks,
-) -> None:
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint says beside its tensors; `stamp` is the fingerprint of the recipe that it
+    is trained under, `scores` are those of validations so far, by their steps."""
+
+    step: int
+    stamp: str
+    cursor: Cursor
+    scores: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Self:
+        cursor, scores = Cursor.from_json(tree["cursor"]), dict(tree["scores"])
+        return cls(tree["step"], tree["fingerprint"], cursor, scores)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "fingerprint": self.stamp,
+            "cursor": self.cursor.to_json(),
+            "scores": [[step, score] for step, score in self.scores.items()],
+        }
+
+
+def save(directory: Path, partial: Path, learner: Learner, state: State, ranks: Ranks) -> None:
     """Write the checkpoint of a step, unless it stands; it exists from the rename on. All ranks
-    call it. `stamp` is the fingerprint of the recipe that it is trained under."""
-    final = directory / name_of(step)
+    call it. Raises OSError where it cannot be written, as on a full disk."""
+    final = directory / name_of(state.step)
     if ranks.any(ranks.is_first and final.exists()):
         return
-    with Attempt(partial, f"step-{step}") as attempt:
+    with Attempt(partial, final.name) as attempt:
         attempt.path("checkpoint").mkdir()
         _write(learner.files(), attempt.path("checkpoint"), ranks)
         if ranks.is_first:
             paths = sorted(attempt.path("checkpoint").iterdir())
             hashes = {path.name: sha256_file(path) for path in paths}
-            state = {"step": step, "fingerprint": stamp, "cursor": cursor.to_json()}
-            signed = _signed({**state, "sha256": hashes})
+            signed = _signed({**state.to_json(), "sha256": hashes})
             attempt.path("checkpoint/state.json").write_bytes(canonical_json(signed))
             attempt.publish_directory("checkpoint", final)
 
@@ -69,10 +87,21 @@ def _write(files: dict[str, Tensors], place: Path, ranks: Ranks) -> None:
     if any(isinstance(tensor, DTensor) for tensor in named.values()):
         place = Path(ranks.told(str(place)))
         writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
-        save_shards(named, storage_writer=writer)
+        try:
+            save_shards(named, storage_writer=writer)
+        except CheckpointException as error:
+            met = _met(error)
+            is_told = isinstance(met, OSError)
+            raise met if is_told else OSError(errno.EIO, str(met), str(place)) from None
     elif ranks.is_first:
         for name, tensors in files.items():
             write_tensors(_contiguous(tensors), place / f"{name}.safetensors")
+
+
+def _met(error: CheckpointException) -> BaseException:
+    """What a rank met: torch tells of it by an error that is no Exception."""
+    causes = [cause for cause, _ in error.failures.values()]
+    return next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
 
 
 def write_tensors(tensors: Tensors, path: Path) -> None:
@@ -87,11 +116,37 @@ def newest(directory: Path, partial: Path) -> Path | None:
     """The checkpoint of the highest step that is whole. Damaged ones above it are named and
     removed: they would stand where a whole one has to come."""
     for path in sorted(_all(directory), key=step_of, reverse=True):
-        if _read_state(path) is not None:
+        if is_whole(path):
             return path
         say(f"warning: {path} is damaged and removed")
         _remove(path, partial)
     return None
+
+
+def open_newest(
+    directory: Path, partial: Path, stamp: str, ranks: Ranks
+) -> tuple[Path, State] | None:
+    """The newest one and what it says, on every rank: rank 0 looks, and tells the others. Raises
+    IntegrityError where it was trained under another fingerprint than `stamp`."""
+    path = newest(directory, partial) if ranks.is_first else None
+    text = ranks.told("" if path is None else json.dumps([str(path), _read_state(path)]))
+    if not text:
+        return None
+    where, tree = json.loads(text)
+    if tree["fingerprint"] != stamp:
+        raise IntegrityError(f"{where} is of another training: remove it, or all of {directory}")
+    return Path(where), State.from_json(tree)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether all of a checkpoint is as it was written."""
+    state = _read_state(path)
+    try:
+        return state is not None and all(
+            sha256_file(path / name) == sha256 for name, sha256 in state["sha256"].items()
+        )
+    except OSError:
+        return False
 
 
 def _signed(state: dict[str, Any]) -> dict[str, Any]:
@@ -99,41 +154,41 @@ def _signed(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_state(path: Path) -> dict[str, Any] | None:
-    """The checkpoint's state, None where it or a file that it names is not as it was written."""
+    """What state.json holds, None where that is not as it was written."""
     try:
         state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
-        signature = state.pop("state_sha256")
-        is_whole = signature == fingerprint(state) and all(
-            sha256_file(path / name) == sha256 for name, sha256 in state["sha256"].items()
-        )
+        return state if state.pop("state_sha256") == fingerprint(state) else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
-    return state if is_whole else None
 
 
-def restore(path: Path, learner: Learner, stamp: str) -> tuple[int, Cursor]:
-    """Load a checkpoint; returns its step and cursor. Raises IntegrityError where it is damaged, or
-    was trained under another fingerprint than `stamp`."""
-    state = _read_state(path)
-    if state is None:
-        raise IntegrityError(f"{path} is damaged: delete it, and the one before it is taken")
-    if state["fingerprint"] != stamp:
-        raise IntegrityError(f"{path} is of another training: remove it, or all of {path.parent}")
+def restore(path: Path, learner: Learner) -> None:
+    """Load the tensors of a whole checkpoint; all ranks call it. Raises IntegrityError on all of
+    them where one cannot."""
     learner.allocate()
     named = {name: tensor for part in learner.files().values() for name, tensor in part.items()}
     is_alone = not distributed.is_initialized()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as we say ourselves
-        load(named, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=is_alone)
-    return state["step"], Cursor.from_json(state["cursor"])
+        try:
+            load(named, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=is_alone)
+        except CheckpointException as error:
+            raise IntegrityError(
+                f"{path} cannot be loaded ({_met(error)}): where every rank sees it, delete it, "
+                "and the one before it is taken"
+            ) from None
 
 
-def keep_last(directory: Path, partial: Path, count: int, best: int | None = None) -> None:
-    """Remove all but the newest `count` checkpoints, and that of the step that is the best; each
-    goes whole, by a rename."""
-    for path in sorted(_all(directory), key=step_of)[:-count]:
-        if step_of(path) != best:
-            _remove(path, partial)
+def keep_last(
+    directory: Path, partial: Path, count: int, best_of: Callable[[int], int | None] | None = None
+) -> None:
+    """Remove all but the newest `count` checkpoints, and for each of these the one that
+    `best_of` says was the best at its step; each goes whole, by a rename."""
+    paths = {step_of(path): path for path in _all(directory)}
+    last = sorted(paths)[-count:]
+    kept = {*last, *map(best_of, last)} if best_of else {*last}
+    for step in paths.keys() - kept:
+        _remove(paths[step], partial)
 
 
 def _remove(path: Path, partial: Path) -> None:

@@ -1,17 +1,15 @@
 """The scores of a training's validations, and what follows from them.
 
-All of it is a function of the scores so far, which are in the journal: a resumed training lowers
-its rate, stops and chooses where the undisturbed one does.
+All of it is a function of the scores so far, which checkpoints hold: a resumed training lowers its
+rate, stops and chooses where the undisturbed one does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Self
 
 from configs.schema import TrainConfig
-from train.journal import Record
 
 
 @dataclass
@@ -20,14 +18,14 @@ class History:
 
     scores: dict[int, float] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, records: Iterable[Record]) -> Self:
-        return cls({r["step"]: r["valid_map"] for r in records if "valid_map" in r})
-
     @property
     def best_step(self) -> int | None:
         """The first step that scored highest."""
         return max(self.scores, key=self.scores.__getitem__, default=None)
+
+    def best_until(self, step: int) -> int | None:
+        """What was the best after a step."""
+        return History({s: score for s, score in self.scores.items() if s <= step}).best_step
 
     def num_reductions(self, patience: int) -> int:
         """How often `patience` validations in a row brought nothing new, each counted once."""

@@ -22,17 +22,11 @@ STAGE = "fit"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 CHECKPOINTS_NAME = "checkpoints"
-FORMAT = 3
-# Settings of `train` that decide speed and safety, but no weights.
-FREE_SETTINGS = {
-    "device",
-    "compile",
-    "threads",
-    "parallel",
-    "checkpoint_every_steps",
-    "keep_checkpoints",
-    "tensorboard",
-}
+FORMAT = 4
+# Settings of `train` that decide speed and safety, but not what is learnt from which examples. As
+# the number of ranks, `micro_batch_size` decides how sums round and what dropout draws.
+FREE_SETTINGS = {"device", "compile", "threads", "parallel", "micro_batch_size"}
+FREE_SETTINGS |= {"checkpoint_every_steps", "keep_checkpoints", "tensorboard"}
 OF_VALIDATION = {"evaluate_every_epochs"}
 
 

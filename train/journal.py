@@ -1,12 +1,14 @@
 """metrics.jsonl: what a training logged, one JSON line a record, each with its step.
 
 A line that a kill cut short is left out; a resumed training drops what the killed one logged
-after its checkpoint. A board shows the same records elsewhere.
+after its checkpoint. No weights hang on it: it is not synced, and a power loss may take its end.
+A board shows the same records elsewhere.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,13 @@ class Journal:
         """All records, in the order in which they were logged."""
         return [line for line in read_lines(self.path) if isinstance(line.get("step"), int)]
 
-    def keep_until(self, step: int) -> None:
-        """Drop the records of later steps."""
-        kept = [record for record in self.read() if record["step"] <= step]
+    def keep_until(self, step: int, validated: Collection[int]) -> None:
+        """Drop the records of later steps, and those of validations that count as not done."""
+        kept = [
+            record
+            for record in self.read()
+            if record["step"] <= step and ("valid_map" not in record or record["step"] in validated)
+        ]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_whole(self.partial, self.path, text.encode())
         if self.board is not None:

@@ -63,6 +63,13 @@ class Learner:
     optimizer: torch.optim.Optimizer
     average: Average | None = None
 
+    def update(self, done: int) -> None:
+        """Take step 1, 2 ... with the gradient that has come together."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(done)
+
     def files(self) -> dict[str, Tensors]:
         """All tensors, by the file of a checkpoint that holds them; no name is in two of them."""
         drop_gathered(self.model)  # or FSDP2's root has other parameters than the optimizer's
@@ -87,11 +94,16 @@ class Learner:
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
 
-    def result(self) -> Tensors:
-        """The weights that a training ends with, whole, on the CPU; every rank has to ask."""
+    def result(self, is_wanted: bool) -> Tensors:
+        """The weights that a training ends with, whole, on the CPU; every rank has to ask, and gets
+        them where they are wanted."""
+        result: Tensors = {}
         with self.averaged():
-            state = bare(self.model).state_dict()
-            return {name: whole(tensor).cpu().clone() for name, tensor in state.items()}
+            for name, tensor in bare(self.model).state_dict().items():
+                gathered = whole(tensor)
+                if is_wanted:
+                    result[name] = gathered.cpu().clone()
+        return result
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

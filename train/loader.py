@@ -14,6 +14,7 @@ from functools import partial
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from threading import current_thread, main_thread
+from weakref import finalize
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils import signal_handling
@@ -67,7 +68,9 @@ class LoaderProcesses:
             loaded = iter(self._loader(place))
         end = partial(_end, set(active_children()) - before)
         atexit.register(end)  # the interpreter waits for processes that it cannot stop by a signal
-        return self._steps(loaded, end)
+        steps = self._steps(loaded, end)
+        finalize(steps, end)  # closed before the first step it never reaches its `finally`
+        return steps
 
     def _steps(
         self, loaded: Iterator[Loaded], end: partial[None]

@@ -9,7 +9,6 @@ what the undisturbed one computes. Ranks do the same steps, each with a part of 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from contextlib import closing
@@ -33,9 +32,11 @@ from train.batches import Batch, Rows, padding_share
 from train.board import BOARD_NAME, Board
 from train.data import TokenData
 from train.device import set_up_cpu, uses_bf16
+from train.failures import fitting, no_number, too_large_state, too_many_clips
 from train.history import History
 from train.jobs import CHECKPOINTS_NAME
 from train.journal import Journal
+from train.kept import Kept
 from train.learner import Learner, build_learner
 from train.live import Live, gradient_flow
 from train.losses import Loss, build_loss
@@ -89,13 +90,18 @@ class Fit:
         was the last."""
         if done == self.num_steps:
             return True
-        before, after = (self.schedule.place_of(step).epoch for step in (done - 1, done))
+        steps = max(0, done - 1), done
+        before, after = (self.schedule.place_of(step).epoch for step in steps)
         span = self.config.evaluate_every_epochs
         return after // span > before // span
 
     @property
     def checkpoints(self) -> Path:
         return self.directory / CHECKPOINTS_NAME
+
+    @property
+    def kept(self) -> Kept:
+        return Kept(self.checkpoints, self.partial, self.fingerprint, self.config, self.ranks)
 
     @cached_property
     def journal(self) -> Journal:
@@ -110,21 +116,24 @@ class Fit:
 
 def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
     """Train to the end, from the newest checkpoint if there is one; returns the weights, whole, on
-    the CPU.
+    the CPU of rank 0, and none on the others.
 
     Raises Preempted after a signal to any rank, with a checkpoint of the step in which it came, or
     after which it came in a validation or a wait for data (where nothing is left to do, the
-    training ends); TrainingFailed where the loss stops being a number, with the last good
-    checkpoint kept.
+    training ends); TrainingFailed where the loss stops being a number, or something does not fit
+    into memory, with the last good checkpoint kept; IntegrityError where that which scored best is
+    not whole.
     """
-    learner = build_learner(fit.config, model, fit.ranks)
-    done, place, history = _resume(fit, learner)
+    with fitting(too_large_state(fit.title)):
+        learner = build_learner(fit.config, model, fit.ranks)
+        done, place, history = _resume(fit, learner)
     with (
         stop.deferring(),
         Progress(fit.title, fit.num_steps, "clips", done) as progress,
         # Closed also where an error keeps its frames alive.
         closing(stop.until_asked(fit.reader.steps(place))) as steps,
     ):
+        _catch_up(fit, learner, done, history, stop)
         after, live = None, Live(fit.ranks, learner.model)
         for step in fit.ranks.in_step(steps, fit.num_steps - done):
             if history.is_over(fit.config):
@@ -133,17 +142,15 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
             done, after = done + 1, step.after
             _log(fit, done, after, log)
             _log_masked(fit, done, step)
-            if done == fit.num_steps or done % fit.config.checkpoint_every_steps == 0:
-                _save(fit, learner, done, after, history)
             if fit.ends_evaluated_epoch(done):
                 _validate(fit, learner, done, history, stop)
-                if fit.config.select == "best" and history.best_step == done:
-                    _save(fit, learner, done, after, history)
+            if done == fit.num_steps or fit.kept.is_due(done, history):  # with its own score
+                fit.kept.save(learner, done, after, history)
             progress.advance(int(log["clips"]), live.note(step, log))
         stop.asked = fit.ranks.any(stop.asked)  # all ranks leave together, also between models
         if stop.asked and _is_unfinished(fit, done, history):
             if after is not None:  # else nothing is done that was not saved
-                _save(fit, learner, done, after, history)
+                fit.kept.save(learner, done, after, history)
             raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
     if done < fit.num_steps:
         patience = counted(fit.config.early_stop or 0, "validation")
@@ -158,11 +165,11 @@ def _is_unfinished(fit: Fit, done: int, history: History) -> bool:
 
 
 def _chosen(fit: Fit, learner: Learner, history: History) -> dict[str, torch.Tensor]:
-    if fit.config.select == "best" and (best := history.best_step) is not None:
-        path = fit.checkpoints / checkpoint.name_of(best)
-        checkpoint.restore(path, learner, fit.fingerprint)
-        say(f"{fit.title}: step {best} scored best, mAP {100 * history.scores[best]:.2f} %")
-    return learner.result()
+    if (best := fit.kept.best(history)) is not None:
+        checkpoint.restore(best, learner)
+        step = checkpoint.step_of(best)
+        say(f"{fit.title}: step {step} scored best, mAP {100 * history.scores[step]:.2f} %")
+    return learner.result(fit.ranks.is_first)
 
 
 def _step(
@@ -178,13 +185,11 @@ def _step(
     if number == 0 or fit.ends_evaluated_epoch(number + 1):
         fit.log({"step": number + 1, "gradient_flow": gradient_flow(learner.model)})
     parameters = learner.model.parameters()
-    grad_norm = float(whole(nn.utils.clip_grad_norm_(parameters, fit.config.clip_norm)))
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise TrainingFailed(_not_finite(fit, number, step, loss, grad_norm))
-    learner.optimizer.step()
-    learner.optimizer.zero_grad()
-    if learner.average is not None:
-        learner.average.update(number + 1)
+    with fitting(too_large_state(fit.title)):
+        grad_norm = float(whole(nn.utils.clip_grad_norm_(parameters, fit.config.clip_norm)))
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise TrainingFailed(_not_finite(fit, number, step, loss, grad_norm))
+        learner.update(number + 1)
     return {
         "loss": loss,
         "lr": lr,
@@ -228,14 +233,7 @@ def _loss_sum(fit: Fit, model: nn.Module, batch: Batch) -> torch.Tensor:
 
 def _does_not_fit(fit: Fit, batch: Batch) -> str:
     num_clips, num_places, _ = batch.inputs_BTN.shape
-    what = f"{fit.title}: {counted(num_clips, 'clip')} of {num_places} places"
-    if num_clips == 1:
-        return f"{what} does not fit into memory: take a smaller model, or train.parallel=fsdp"
-    return (
-        f"{what} at once do not fit into memory: set train.micro_batch_size={num_clips // 2}, and "
-        "as many more are added up to the same batch (with that, a training that has begun begins "
-        "anew: remove its checkpoints, or take another model name)"
-    )
+    return too_many_clips(fit.title, num_clips, f"of {num_places} places")
 
 
 def _seed_of(*parts: int) -> int:
@@ -251,11 +249,8 @@ def prepare(config: TrainConfig) -> None:
 
 def _not_finite(fit: Fit, number: int, step: Step[Batch], loss: float, grad_norm: float) -> str:
     ids = ", ".join(fit.data.ids[row] for row in step.batches[0].rows_B[:5])
-    return (
-        f"{fit.title}: step {number + 1} gave loss {loss} and gradient norm {grad_norm} (clips "
-        f"{ids} ...); the last checkpoint is kept. Lower train.lr or the model's lr and run again "
-        "under another model name"
-    )
+    found = f"gave loss {loss} and gradient norm {grad_norm} (clips {ids} ...)"
+    return no_number(fit.title, f"step {number + 1} {found}")
 
 
 # --- what is kept of it --------------------------------------------------------------------------
@@ -263,27 +258,23 @@ def _not_finite(fit: Fit, number: int, step: Step[Batch], loss: float, grad_norm
 
 def _resume(fit: Fit, learner: Learner) -> tuple[int, Place, History]:
     """The steps that are done, where the stream goes on, and how validations went."""
+    found = fit.kept.newest()
     if fit.ranks.is_first:
-        newest = checkpoint.newest(fit.checkpoints, fit.partial)
-        fit.journal.keep_until(checkpoint.step_of(newest) if newest else 0)
-    found = fit.ranks.told(str(newest or "") if fit.ranks.is_first else "")
-    scored = [record for record in fit.journal.read() if "valid_map" in record]
-    history = History.of(json.loads(fit.ranks.told(json.dumps(scored))))  # a disk may lag
-    if not found:
-        return 0, Place(0, 0), history
-    done, cursor = checkpoint.restore(Path(found), learner, fit.fingerprint)
-    say(f"{fit.title}: going on after step {done} of {fit.num_steps}")
+        fit.journal.keep_until(*((found[1].step, found[1].scores) if found else (0, ())))
+    if found is None:
+        return 0, Place(0, 0), History()
+    path, state = found
+    checkpoint.restore(path, learner)
+    say(f"{fit.title}: going on after step {state.step} of {fit.num_steps}")
+    return state.step, fit.reader.sampler.place(state.cursor), History(state.scores)
+
+
+def _catch_up(fit: Fit, learner: Learner, done: int, history: History, stop: Stop) -> None:
+    """Do the validation that a signal cut short, and see that the best checkpoint is there: at the
+    end of the training it would be too late."""
     if _lacks_validation(fit, done, history):
-        _validate(fit, learner, done, history, Stop())
-    return done, fit.reader.sampler.place(cursor), history
-
-
-def _save(fit: Fit, learner: Learner, done: int, cursor: Cursor, history: History) -> None:
-    place = fit.checkpoints, fit.partial
-    checkpoint.save(*place, done, learner, cursor, fit.fingerprint, fit.ranks)
-    if fit.ranks.is_first:
-        best = history.best_step if fit.config.select == "best" else None
-        checkpoint.keep_last(*place, fit.config.keep_checkpoints, best)
+        _validate(fit, learner, done, history, stop)
+    fit.kept.best(history)
 
 
 def _log(fit: Fit, done: int, cursor: Cursor, log: dict[str, float]) -> None:
@@ -309,11 +300,16 @@ def _validate(fit: Fit, learner: Learner, done: int, history: History, stop: Sto
     resumed training makes up for it."""
     if not fit.is_validated:
         return
-    with learner.averaged():
-        found = validate(learner.model, fit.data, fit.config.forward_size, fit.ranks, stop)
-    if found is not None:
-        fit.log({"step": done, **found})
-        history.scores[done] = found["valid_map"]
+    at_once = fit.config.forward_size
+    with learner.averaged(), fitting(too_many_clips(fit.title, at_once, "of a validation")):
+        found = validate(learner.model, fit.data, at_once, fit.ranks, stop)
+    if found is None:
+        return
+    if not math.isfinite(found["valid_loss"]):
+        found_none = f"the validation after step {done} gave logits that are no numbers"
+        raise TrainingFailed(no_number(fit.title, found_none))
+    fit.log({"step": done, **found})
+    history.scores[done] = found["valid_map"]
 
 
 def _lacks_validation(fit: Fit, step: int, history: History) -> bool:

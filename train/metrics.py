@@ -17,7 +17,9 @@ from configs.errors import InputError
 Floats = npt.NDArray[np.float32]
 
 
-def per_class_ap(scores_NC: Floats, targets_NC: Floats) -> npt.NDArray[np.float64]:
+def per_class_ap(
+    scores_NC: npt.NDArray[np.floating[Any]], targets_NC: Floats
+) -> npt.NDArray[np.float64]:
     """Average precision of each class, NaN for a class without a positive clip."""
     aps_C = np.full(targets_NC.shape[1], np.nan)
     for c in np.flatnonzero(targets_NC.any(axis=0)):
@@ -35,13 +37,14 @@ def prior_map(targets_NC: Floats) -> float:
 def evaluate(logits_NC: Floats, targets_NC: Floats, task: str) -> dict[str, Any]:
     """All scores of one split, shares in [0, 1].
 
-    `map` is the macro mean of AP over the `classes_scored` that have positives. F1 and Hamming
-    score decide a class at probability one half (multilabel) or by the largest score
-    (multiclass, where `accuracy` is given too). Raises InputError for a split without labels.
+    `map` is the macro mean of AP over the `classes_scored` that have positives; clips are ranked by
+    the probability of a class. F1 and Hamming score decide a class at probability one half
+    (multilabel) or by the largest score (multiclass, where `accuracy` is given too). Raises
+    InputError for a split without labels.
     """
     if not targets_NC.any():
         raise InputError("split: no held-out clip has a label, so there is nothing to score")
-    aps_C = per_class_ap(logits_NC, targets_NC)
+    aps_C = per_class_ap(_ranking(logits_NC, task), targets_NC)
     decided_NC = _decide(logits_NC, task)
     scores = {
         "map": float(np.nanmean(aps_C)),
@@ -56,6 +59,20 @@ def evaluate(logits_NC: Floats, targets_NC: Floats, task: str) -> dict[str, Any]
     if task == "multiclass":
         scores["accuracy"] = float((decided_NC * targets_NC).sum() / len(targets_NC))
     return scores
+
+
+def _ranking(logits_NC: Floats, task: str) -> npt.NDArray[np.float64]:
+    """What grows with the probability of each class. Logits of several labels do so by themselves;
+    of one label they count only beside the others of their clip: the logarithms of softmax, exact
+    also where that is 1 but for what no digit holds."""
+    wide_NC = logits_NC.astype(np.float64)
+    if task == "multilabel":
+        return wide_NC
+    below_NC = wide_NC - wide_NC.max(axis=1, keepdims=True)
+    others_NC = np.exp(below_NC)
+    np.put_along_axis(others_NC, wide_NC.argmax(axis=1)[:, None], 0.0, axis=1)
+    ranking_NC: npt.NDArray[np.float64] = below_NC - np.log1p(others_NC.sum(axis=1, keepdims=True))
+    return ranking_NC
 
 
 def _decide(logits_NC: Floats, task: str) -> npt.NDArray[np.int8]:

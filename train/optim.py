@@ -10,19 +10,24 @@ from torch import nn
 from configs.schema import TrainConfig
 
 BETAS = (0.9, 0.98)
+MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM)
 ONE_CYCLE_START, ONE_CYCLE_END = 25.0, 1e4  # torch's: what rates are divided by
 
 
 def build_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW; weight matrices decay, biases, norms and embeddings do not."""
-    embeddings = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
+    """AdamW; the matrices of maps decay. Biases, norms and embeddings, be they tables or
+    parameters of a model by themselves, do not."""
+    matrices = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, MAPS)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim >= 2
     }
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []
     for parameter in model.parameters():
-        is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-        (decay if is_matrix else keep).append(parameter)
+        (decay if id(parameter) in matrices else keep).append(parameter)
     groups = [
         {"params": decay, "weight_decay": weight_decay},
         {"params": keep, "weight_decay": 0.0},

@@ -27,6 +27,7 @@ from configs.errors import InputError, TrainingFailed
 from configs.schema import TrainConfig
 from shards.stream.schedule import World
 from train.device import choose_device
+from train.world import number_on_host
 
 Array = TypeVar("Array", bound=npt.NDArray[np.generic])
 Item = TypeVar("Item")
@@ -142,20 +143,13 @@ def joined(world: World, config: TrainConfig) -> Iterator[Ranks]:
 
     Raises InputError where they do not meet, and TrainingFailed where one is lost on the way.
     """
-    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
+    number = number_on_host(os.environ, world, torch.cuda.device_count())
+    ranks = Ranks(choose_device(config.device, number), world)
     if world.num_ranks == 1:
-        yield Ranks(device)
+        yield ranks
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     try:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"the {world.num_ranks} ranks did not meet: {_first_line(error)}"
-        ) from None
-    try:
-        ranks = Ranks(device, world)
+        _meet(ranks)
         yield ranks
         ranks.total()  # nobody leaves before the others are done
     except (RuntimeError, distributed.DistError) as error:
@@ -167,7 +161,20 @@ def joined(world: World, config: TrainConfig) -> Iterator[Ranks]:
         ) from None
     finally:
         gc.collect()  # shards hold their group, which must not outlive its threads
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _meet(ranks: Ranks) -> None:
+    """Raises InputError where ranks do not find each other; NCCL looks at the first sum only."""
+    is_gpu = ranks.device.type == "cuda"
+    if is_gpu:
+        torch.cuda.set_device(ranks.device)
+    try:
+        distributed.init_process_group("nccl" if is_gpu else "gloo")
+        ranks.total(1.0)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the {ranks.count} ranks did not meet: {_first_line(error)}") from None
 
 
 def refuse_other_configs(ranks: Ranks, fingerprint: str) -> None:

@@ -27,6 +27,7 @@ from train.models import build
 from train.ranks import Ranks, joined, refuse_other_configs
 from train.sequential import NOTICE
 from train.stop import Stop
+from train.validation import refuse_unlabelled
 from train.world import Meeting
 
 
@@ -46,7 +47,7 @@ def train_and_commit(
             meeting.ranks = meeting.enter_context(joined(world, config.train))
         refuse_other_configs(meeting.ranks, fingerprint)
         trained = _train(config, job, data, fingerprint, stop, meeting.ranks)
-        weights = tensors_to_bytes(trained)
+        weights = tensors_to_bytes(trained) if world.rank == 0 else b""
     if world.rank == 0:
         _commit(job, data, weights, fingerprint)
         say_masked(_num_masked(job, data), "train")
@@ -97,6 +98,7 @@ def _train(
                 "there are none: see split"
             ],
         )
+    refuse_unlabelled(data, ranks)
     if ranks.is_first:
         write_whole(job.partial, job.directory / SPEC_NAME, _spec(config, job, fit).to_json())
     _announce(fit, model)

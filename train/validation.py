@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 
 import numpy as np
 import torch
 from torch import nn
 
+from configs.errors import InputError
 from train.batches import Rows
 from train.data import TokenData
 from train.losses import LOSSES
@@ -16,18 +18,19 @@ from train.predict import LogitsNC, batch_logits
 from train.ranks import Ranks
 from train.stop import Stop
 
+LOOK_AT = 256  # clips at a time, for the first that has a label
+
 
 def validate(
     model: nn.Module, data: TokenData, at_once: int, ranks: Ranks, stop: Stop
 ) -> dict[str, float] | None:
-    """`valid_loss` and `valid_map`, the same on every rank; None where one was asked to stop, or
-    there is no clip to validate.
+    """`valid_loss` and `valid_map`, the same on every rank, NaN where some logit is no number; None
+    where one was asked to stop, or there is no clip to validate.
 
     Each rank computes the logits of every n-th clip, as many as the others: where ranks do not
     divide the clips, some are computed twice, and count once.
     """
-    whole = data.whole(data.rows("valid"))
-    rows = ranks.concatenated(whole if ranks.is_first else whole[:0])  # damage is a host's own
+    rows = _whole_everywhere(data, data.rows("valid"), ranks)
     if not len(rows):
         return None
     number_n = np.arange(ranks.world.rank, -(-len(rows) // ranks.count) * ranks.count, ranks.count)
@@ -52,8 +55,28 @@ def _logits(
     return None if is_cut else np.concatenate(parts)
 
 
+def _whole_everywhere(data: TokenData, rows: Rows, ranks: Ranks) -> Rows:
+    """Those of some rows that every rank can read: damage is a host's own."""
+    return np.setdiff1d(rows, ranks.concatenated(np.setdiff1d(rows, data.whole(rows))))
+
+
 def _scores(logits_NC: LogitsNC, data: TokenData, rows: Rows) -> tuple[float, float]:
+    if not np.isfinite(logits_NC).all():
+        return math.nan, math.nan
     targets_NC = data.targets(rows)
     tensors = torch.from_numpy(logits_NC), torch.from_numpy(targets_NC)
     loss = float(LOSSES[data.task](*tensors).mean())
     return loss, evaluate(logits_NC, targets_NC, data.task)["map"]
+
+
+def refuse_unlabelled(data: TokenData, ranks: Ranks) -> None:
+    """Raises InputError, on every rank, where no validation clip has a label. Rank 0 reads no more
+    of them than it takes to find one: shards may come from afar."""
+    rows = data.rows("valid")
+    parts = (rows[start : start + LOOK_AT] for start in range(0, len(rows), LOOK_AT))
+    has_label = ranks.is_first and any(data.targets(data.whole(part)).any() for part in parts)
+    if len(rows) and not ranks.any(has_label):
+        raise InputError(
+            "split: no validation clip has a label, so there is nothing to score in training: "
+            "raise split.valid_share, or set it to 0"
+        )

@@ -24,6 +24,23 @@ def world_of(environment: Mapping[str, str]) -> World:
         ) from None
 
 
+def number_on_host(environment: Mapping[str, str], world: World, num_gpus: int) -> int:
+    """Which of its host's GPUs this process is to use: LOCAL_RANK, as `torchrun` says, or else
+    Slurm's number of the task, or the rank, in turn over the GPUs that it sees.
+
+    Raises InputError where what is said is no number.
+    """
+    said = environment.get("LOCAL_RANK") or None
+    task = environment.get("SLURM_LOCALID") or str(world.rank)
+    try:
+        return int(said) if said is not None else int(task) % max(1, num_gpus)
+    except ValueError:
+        raise InputError(
+            f"LOCAL_RANK={said or 'unset'}, SLURM_LOCALID={task}: the first of them that is set "
+            "has to be the number of this process on its host"
+        ) from None
+
+
 class Meeting(ExitStack):
     """Of all ranks of a command: they meet when the first model is trained, and leave together. A
     second meeting would find the addresses of the first."""

@@ -121,6 +121,11 @@ def test_values_out_of_range_are_refused(
             "frames.f_max_hz 400.0 is not between f_min_hz 500.0 and 11025.0 Hz, "
             "half the sample rate",
         ),
+        (
+            "train: {pos_weight_cap: 10}\ndata: {on_damage: mask}",
+            "train.pos_weight_cap counts the classes of all clips, and data.on_damage=mask leaves "
+            "some out: mend the run (`python -m shards verify RUN --repair`), or leave one out",
+        ),
     ],
 )
 def test_sections_must_agree(

@@ -25,9 +25,9 @@ def saved(directory: Path, *steps: int) -> nn.Module:
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
         place, partial = directory / "checkpoints", directory / "partial"
-        cursor = Cursor("f", 0, "global", 0, step)
+        state = checkpoint.State(step, RECIPE, Cursor("f", 0, "global", 0, step))
         learner, ranks = Learner(model, optimizer), Ranks(torch.device("cpu"))
-        checkpoint.save(place, partial, step, learner, cursor, RECIPE, ranks)
+        checkpoint.save(place, partial, learner, state, ranks)
     return model
 
 
@@ -69,12 +69,13 @@ def test_a_damaged_checkpoint_is_passed_over(
     if harm == "older" and name == "state.json":
         assert checkpoint.newest(places, tmp_path / "partial") == places / "step-000002"
         return
+    assert not checkpoint.is_whole(places / "step-000004")
     assert checkpoint.newest(places, tmp_path / "partial") == places / "step-000002"
     assert "step-000004 is damaged" in capsys.readouterr().out
     model = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(IntegrityError, match="is damaged"):
-        checkpoint.restore(places / "step-000004", Learner(model, optimizer), RECIPE)
+    with pytest.raises(IntegrityError, match="step-000004 cannot be loaded"):
+        checkpoint.restore(places / "step-000004", Learner(model, optimizer))
 
 
 def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, InputError, IntegrityError
 from configs.models import LinearModel
 from configs.schema import TrainConfig
+from shards.layout import Layout
 from tests.test_train.conftest import CopyRun, MakeData, MakeFit
 from tests.test_train.test_resume import die, run
 from train import checkpoint, fit
+from train.data import TokenData
 from train.history import History
 from train.learner import Average
-from train.loop import Fit
+from train.loop import Fit, prepare, train
+from train.models import build
+from train.ranks import Ranks
+from train.stop import Stop
+from train.validation import refuse_unlabelled
 
 LINEAR = LinearModel(kind="linear", width=8, dropout=0.3)
 
@@ -106,6 +114,71 @@ def test_it_ends_early_and_keeps_the_best(
     assert kept == ["step-000004", "step-000006"]
 
 
+@pytest.mark.parametrize("over", [{"schedule": "plateau", "warmup_share": 0.0}, {"select": "best"}])
+def test_nothing_hangs_on_the_journal(
+    over: dict[str, Any], scripted: list[float], random_data: MakeData, make_fit: MakeFit
+) -> None:
+    """It is not synced: after a power loss it may be gone, and the checkpoint be there."""
+    scripted += [0.5, 0.7, 0.4, 0.3, 0.2, 0.1]
+    settings = {"plateau_patience": 2, "lr": 0.08, "epochs": 6, "checkpoint_every_steps": 2, **over}
+    data = random_data((8, 4, 0))
+    whole = ended(make_fit(data, **settings))
+    with pytest.raises(ZeroDivisionError):
+        run(make_fit(data, directory="died", **settings), LINEAR, 10, die)
+    again = make_fit(data, directory="died", **settings)
+    again.journal.path.unlink()
+    assert torch.equal(ended(again), whole)
+    scripted[1] = 0.0
+    assert not torch.equal(ended(make_fit(data, **settings)), whole), "scores have to matter"
+
+
+def ended(one: Fit) -> torch.Tensor:
+    """What a training ends with."""
+    prepare(one.config)
+    model = build(LINEAR, one.data.seen, len(one.data.classes), one.data.longest)
+    return nn.utils.parameters_to_vector(train(one, model, Stop()).values())
+
+
+def best_of_many(random_data: MakeData, make_fit: MakeFit) -> Fit:
+    """A training that scored best after step 4, killed after step 8."""
+    settings = {"select": "best", "epochs": 6, "checkpoint_every_steps": 2}
+    data = random_data((8, 4, 0))
+    with pytest.raises(ZeroDivisionError):
+        run(make_fit(data, directory="died", **settings), LINEAR, 10, die)
+    return make_fit(data, directory="died", **settings)
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_best_checkpoint_that_is_not_whole_is_told_before_training_goes_on(
+    is_gone: bool, scripted: list[float], random_data: MakeData, make_fit: MakeFit
+) -> None:
+    scripted += [0.1, 0.7, 0.3, 0.2, 0.2, 0.2]
+    again = best_of_many(random_data, make_fit)
+    best = again.checkpoints / "step-000004"
+    (best / "model.safetensors").write_bytes(b"half")
+    if is_gone:
+        shutil.rmtree(best)
+    with pytest.raises(IntegrityError, match="step-000004, which scored best, is damaged or gone"):
+        run(again, LINEAR, 2, die)
+    for path in again.checkpoints.iterdir():
+        shutil.rmtree(path)
+    run(again, LINEAR)
+
+
+def test_without_the_newest_the_best_before_is_there(
+    scripted: list[float], random_data: MakeData, make_fit: MakeFit
+) -> None:
+    """The newest is the best one and damaged: training goes on from the one before, whose best is
+    another."""
+    scripted += [0.1, 0.7, 0.3, 0.8, 0.2, 0.2]
+    again = best_of_many(random_data, make_fit)
+    kept = sorted(path.name for path in again.checkpoints.iterdir())
+    assert kept == ["step-000004", "step-000006", "step-000008"]
+    (again.checkpoints / "step-000008/model.safetensors").write_bytes(b"half")
+    whole = make_fit(again.data, **again.config.model_dump(include={"select", "epochs"}))
+    assert torch.equal(ended(again), ended(whole))
+
+
 def test_where_nobody_validates_nothing_can_go_by_it(copy_run: CopyRun) -> None:
     made = {"kind": "linear", "width": 8}
     config = copy_run(models={"made": made}, model=("made",))
@@ -113,6 +186,29 @@ def test_where_nobody_validates_nothing_can_go_by_it(copy_run: CopyRun) -> None:
     split = config.split.model_copy(update={"valid_share": 0.0})
     with pytest.raises(ConfigError, match="go by the validation clips, and there are none"):
         fit.run(config.model_copy(update={"train": train, "split": split}))
+
+
+def test_where_no_validation_clip_has_a_label_nothing_is_trained(
+    copy_run: CopyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = copy_run(models={"made": {"kind": "linear", "width": 8}}, model=("made",))
+    monkeypatch.setattr(TokenData, "targets", lambda _, rows: np.zeros((len(rows), 4)))
+    with pytest.raises(InputError, match="no validation clip has a label"):
+        fit.run(config)
+    assert not (Layout(config.run).model("made") / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(("labelled", "refused"), [(300, False), (None, True)])
+def test_one_label_is_enough(labelled: int | None, refused: bool, make_data: MakeData) -> None:
+    labels: list[list[int]] = [[] for _ in range(400)]
+    if labelled is not None:
+        labels[labelled] = [0]
+    data, ranks = make_data([[1]] * 400, labels, (1, 399, 0)), Ranks(torch.device("cpu"))
+    if refused:
+        with pytest.raises(InputError, match="raise split.valid_share, or set it to 0"):
+            refuse_unlabelled(data, ranks)
+    else:
+        refuse_unlabelled(data, ranks)
 
 
 def test_the_average_is_the_exponential_one_after_a_start() -> None:

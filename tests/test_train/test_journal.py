@@ -18,7 +18,20 @@ def test_later_steps_are_taken_back(tmp_path: Path) -> None:
     log = Journal(tmp_path / "model" / "metrics.jsonl", tmp_path / "partial")
     for step in (1, 10, 20):
         log.append({"step": step, "loss": 0.5})
-    log.keep_until(10)
+    log.keep_until(10, ())
     assert [record["step"] for record in log.read()] == [1, 10]
-    log.keep_until(0)
+    log.keep_until(0, ())
     assert log.path.read_text() == ""
+
+
+def test_a_validation_that_no_checkpoint_knows_is_taken_back(tmp_path: Path) -> None:
+    log = Journal(tmp_path / "metrics.jsonl", tmp_path / "partial")
+    for step in (10, 20):
+        log.append({"step": step, "loss": 0.5})
+        log.append({"step": step, "valid_map": 0.5})
+    log.keep_until(20, {10: 0.5})
+    assert [(r["step"], "valid_map" in r) for r in log.read()] == [
+        (10, False),
+        (10, True),
+        (20, False),
+    ]

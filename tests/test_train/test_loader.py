@@ -39,6 +39,7 @@ from train import fit as fitting
 from train.batches import Batch, Classes, padding_share
 from train.data import BatchStream, TokenData, open_data
 from train.loader import LoaderProcesses, _killed
+from train.stop import Stop
 
 TRAIN = TrainConfig(epochs=3, batch_size=8, micro_batch_size=3, seed=5)
 
@@ -82,6 +83,18 @@ def test_processes_end_with_their_consumer(data: TokenData) -> None:
     next(steps)
     assert len(set(children()) - before) == 2
     steps.close()
+    wait_until(lambda: not set(children()) - before)
+
+
+def test_processes_end_with_a_consumer_that_takes_nothing(
+    data: TokenData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a training that has nothing left to do, or that is told to stop before its first step;
+    also where a store hangs."""
+    before, stream = set(children()), stream_of(data)
+    monkeypatch.setattr(type(stream), "steps", lambda *_, **__: time.sleep(600))
+    with closing(Stop().until_asked(LoaderProcesses(stream, 2).steps(Place(0, 0)))):
+        assert len(set(children()) - before) == 2
     wait_until(lambda: not set(children()) - before)
 
 

@@ -16,6 +16,7 @@ from configs.models import BertModel, LinearModel, LstmModel, NeuralModel
 from train import checkpoint
 from train.data import TokenData
 from train.journal import TIMES
+from train.learner import build_learner
 from train.loop import Fit, accumulate, prepare, train
 from train.models import build
 from train.stop import Stop
@@ -137,13 +138,64 @@ def test_a_batch_that_does_not_fit_says_what_would(
 ) -> None:
     fit = make_fit(random_data((10, 0, 0)), batch_size=4, micro_batch_size=micro)
     model = built(fit, LINEAR)
-
-    def exhaust(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
     model.register_forward_pre_hook(exhaust)
     with pytest.raises(TrainingFailed, match=cure):
         train(fit, model, Stop())
+
+
+def exhaust(*_: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_a_validation_that_does_not_fit_says_what_would(
+    random_data: MakeData, make_fit: MakeFit
+) -> None:
+    fit = make_fit(random_data((10, 6, 0)), batch_size=4)
+    model = built(fit, LINEAR)
+    model.register_forward_pre_hook(lambda module, _: None if module.training else exhaust())
+    said = r"4 clips of a validation .* set train\.micro_batch_size=2, and run the same command"
+    with pytest.raises(TrainingFailed, match=said):
+        train(fit, model, Stop())
+
+
+def test_an_optimizer_that_does_not_fit_says_what_would(
+    random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = make_fit(random_data((10, 0, 0)), batch_size=4)
+    monkeypatch.setattr(torch.optim.AdamW, "step", exhaust)
+    with pytest.raises(TrainingFailed, match="the optimizer's state do not fit .* smaller model"):
+        train(fit, built(fit, LINEAR), Stop())
+
+
+def test_logits_that_are_no_numbers_end_training_as_such_a_loss_does(
+    random_data: MakeData, make_fit: MakeFit
+) -> None:
+    """In the second validation; the step before it is not saved."""
+    fit = make_fit(random_data((8, 6, 0)), epochs=3, checkpoint_every_steps=1)
+    model = built(fit, LINEAR)
+
+    def poison(module: nn.Module, _: Any, logits_BC: torch.Tensor) -> torch.Tensor:
+        is_second = fit.checkpoints.joinpath("step-000003").exists() and not module.training
+        return logits_BC * (float("inf") if is_second else 1)
+
+    model.register_forward_hook(poison)
+    with pytest.raises(TrainingFailed, match="validation after step 4 gave logits that are no num"):
+        train(fit, model, Stop())
+    newest = checkpoint.newest(fit.checkpoints, fit.partial)
+    assert newest == fit.checkpoints / "step-000003"
+
+
+def test_no_epoch_ends_before_the_first_step(random_data: MakeData, make_fit: MakeFit) -> None:
+    fit = make_fit(random_data((8, 6, 0)), epochs=3)
+    ends = [done for done in range(fit.num_steps + 1) if fit.ends_evaluated_epoch(done)]
+    assert ends == [2, 4, 6]
+
+
+def test_only_who_writes_the_weights_copies_them(random_data: MakeData, make_fit: MakeFit) -> None:
+    fit = make_fit(random_data((8, 0, 0)))
+    learner = build_learner(fit.config, built(fit, LINEAR), fit.ranks)
+    assert learner.result(False) == {}
+    assert learner.result(True).keys() == dict(learner.model.named_parameters()).keys()
 
 
 def test_validation_leaves_the_weights_alone(random_data: MakeData, make_fit: MakeFit) -> None:

@@ -27,6 +27,7 @@ from train.jobs import jobs
 from train.loop import Fit, accumulate, prepare
 from train.models import build
 from train.ranks import Ranks
+from train.validation import _whole_everywhere
 
 CopyRun = Callable[..., Config]
 MASK = DataConfig(on_damage="mask")
@@ -174,3 +175,17 @@ def test_what_was_masked_is_known_after_the_mend(
     assert said.count(" (weighed nothing: its block was damaged)") == len(audit.masked[first])
     assert VERBS["audit"].run(config.run, Namespace(step=None, model=None)) == 0
     assert " weighed nothing in " in capsys.readouterr().out
+
+
+class Beside(Ranks):
+    """A rank beside one that cannot read some rows."""
+
+    def concatenated(self, array: Any) -> Any:
+        return np.concatenate([array, [0, 5]])
+
+
+def test_what_one_rank_cannot_read_is_validated_by_none(damaged: tuple[Config, list[int]]) -> None:
+    config, lost = damaged
+    rows = np.arange(40)
+    whole = _whole_everywhere(opened(config), rows, Beside(torch.device("cpu")))
+    assert whole.tolist() == [row for row in range(40) if row not in {*lost, 0, 5}]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
 from train.metrics import evaluate, per_class_ap, prior_map
@@ -94,3 +95,25 @@ def test_a_predictor_of_shuffled_labels_scores_near_the_prior() -> None:
     scores = evaluate(shuffled_NC.astype(np.float32), targets_NC, "multilabel")
     assert scores["map"] == pytest.approx(scores["prior_map"], abs=0.02)
     assert evaluate(targets_NC - 0.5, targets_NC, "multilabel")["map"] == 1.0
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000))
+def test_clips_of_one_label_are_ranked_by_its_probability(seed: int) -> None:
+    """Logits of a clip may all be larger than those of another, and say the same."""
+    logits_NC, targets_NC = made(seed, "multiclass")
+    shift_N1 = np.random.default_rng(seed).normal(0, 5, (len(logits_NC), 1))
+    shares_NC = softmax(logits_NC.astype(np.float64), axis=1)
+    scored = targets_NC.any(axis=0)
+    expected = average_precision_score(targets_NC[:, scored], shares_NC[:, scored], average=None)
+    scores = evaluate((logits_NC + shift_N1).astype(np.float32), targets_NC, "multiclass")
+    assert scores["map"] == pytest.approx(np.mean(expected), abs=1e-4)
+    unshifted = evaluate(logits_NC, targets_NC, "multiclass")
+    found = [ap for ap in unshifted["per_class_ap"] if ap is not None]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_a_probability_of_nearly_one_is_no_tie() -> None:
+    logits_NC = np.array([[60, 0], [50, 0], [40, 0]], dtype=np.float32)
+    targets_NC = np.eye(2, dtype=np.float32)[[0, 1, 0]]
+    assert evaluate(logits_NC, targets_NC, "multiclass")["per_class_ap"][0] == pytest.approx(5 / 6)

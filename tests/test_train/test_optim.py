@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from torch import nn
 
-from configs.models import BertModel, LstmModel
+from configs.models import BertModel, FrameModel, LstmModel, Model
 from configs.schema import TrainConfig
 from train.models import build
 from train.models.embedding import Vocabulary
@@ -33,6 +36,40 @@ def test_only_weight_matrices_decay(section: BertModel | LstmModel) -> None:
     assert "head.weight" in decaying
     assert not [n for n in decaying if "bias" in n or "LayerNorm" in n or "embeddings" in n]
     assert not [n for n in kept if "dense.weight" in n or "query.weight" in n]
+
+
+BERT = {"layers": 1, "width": 8, "heads": 2, "max_positions": 16}
+OF_BERT = {"encoder.embeddings.position_embeddings.weight"}
+OF_BERT |= {"encoder.embeddings.token_type_embeddings.weight"}
+WORDS, TABLE = "encoder.embeddings.word_embeddings.weight", "embedding.tables.0.weight"
+OF_AST = {"cls_token", "distillation_token", "position_embeddings"}
+EMBEDDINGS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"kind": "linear", "width": 8}, {TABLE}),
+    ({"kind": "lstm", "width": 4, "hidden": 4, "pooling": "attention"}, {TABLE}),
+    ({"kind": "bert", "stride": 2, **BERT}, OF_BERT | {WORDS}),
+    ({"kind": "bert_frames", "pooling": "attention", **BERT}, OF_BERT),
+    ({"kind": "cnn", "channels": [2, 4], "hidden": 4}, set()),
+    ({"kind": "mlp", "hidden": [4, 4]}, set()),
+    (
+        {"kind": "ast", "layers": 1, "width": 8, "heads": 2, "max_length": 32},
+        {f"encoder.embeddings.{name}" for name in OF_AST},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("tree", "embeddings"), EMBEDDINGS, ids=[tree["kind"] for tree, _ in EMBEDDINGS]
+)
+def test_all_decays_but_vectors_and_embeddings(tree: dict[str, Any], embeddings: set[str]) -> None:
+    section: Any = TypeAdapter(Model).validate_python(tree)
+    seen = 32 if isinstance(section, FrameModel) else Vocabulary(6)
+    model = build(section, seen, 3, 9)
+    decay, _ = build_optimizer(model, 1e-3, 0.05).param_groups
+    decaying = {id(parameter) for parameter in decay["params"]}
+    named = dict(model.named_parameters())
+    vectors = {name for name, parameter in named.items() if parameter.ndim < 2}
+    kept = {name for name, parameter in named.items() if id(parameter) not in decaying}
+    assert kept == vectors | embeddings
 
 
 def test_a_step_without_gradient_shrinks_matrices_alone() -> None:

@@ -15,18 +15,19 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import distributed
 
 from configs.errors import InputError
 from configs.load import dump_config
-from configs.schema import Config
+from configs.schema import Config, TrainConfig
 from shards.layout import Layout
 from shards.stream.schedule import World
 from tests.rank_worker import CLIP_NORM, examples, gradients
 from tests.test_train.conftest import CopyRun
 from tests.test_train.test_board import shown
 from train.journal import TIMES, Journal
-from train.ranks import Ranks
-from train.world import world_of
+from train.ranks import Ranks, joined
+from train.world import number_on_host, world_of
 
 ROOT = Path(__file__).parents[2]
 CHANGES = {"span_masks": {}, "augment": {"gain_db": 6, "stretch": 0.1}, "tensorboard": True}
@@ -176,6 +177,20 @@ def test_a_signal_to_one_rank_saves_the_step_of_all(copy_run: CopyRun, tmp_path:
     assert equal(weights(stopped), weights(whole))
 
 
+def test_a_signal_in_a_validation_leaves_it_to_the_next_command(
+    copy_run: CopyRun, tmp_path: Path
+) -> None:
+    whole, stopped = job(copy_run, select="best"), job(copy_run, select="best")
+    run("fit", whole, tmp_path / "whole", 2)
+    codes, said = ended(start("fit", stopped, tmp_path / "stopped", 2, TERM_IN_VALIDATION="1"))
+    assert codes == [75, 75], said
+    assert "saved step" in said[0]
+    assert not [record for record in logged(stopped) if "valid_map" in record]
+    run("fit", stopped, tmp_path / "stopped", 2)
+    assert equal(weights(stopped), weights(whole))
+    assert logged(stopped) == logged(whole)
+
+
 def test_ranks_train_one_model_after_another(copy_run: CopyRun, tmp_path: Path) -> None:
     made = {"kind": "linear", "width": 8, "epochs": 1}
     models = {"made": made, "bag": {"kind": "bag"}, "other": made}
@@ -205,6 +220,49 @@ def test_ranks_of_other_configs_are_refused(copy_run: CopyRun, tmp_path: Path) -
 )
 def test_which_rank_this_is(environment: dict[str, str], expected: World) -> None:
     assert world_of(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank", "expected"),
+    [
+        ({}, 0, 0),
+        ({}, 5, 1),
+        ({"LOCAL_RANK": "3"}, 5, 3),
+        ({"LOCAL_RANK": "3", "SLURM_LOCALID": "2"}, 5, 3),
+        ({"SLURM_LOCALID": "2"}, 5, 2),
+        ({"SLURM_LOCALID": "6"}, 5, 2),
+    ],
+)
+def test_which_gpu_of_its_host_a_rank_takes(
+    environment: dict[str, str], rank: int, expected: int
+) -> None:
+    """`torchrun` counts for itself; a task of Slurm may see one GPU, or all of the host."""
+    world = World(rank, 8)
+    assert number_on_host(environment, world, 4) == expected
+    assert number_on_host({"SLURM_LOCALID": "6"}, world, 1) == 0
+    assert number_on_host({}, World(), 0) == 0
+
+
+def test_a_number_on_the_host_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="LOCAL_RANK=two"):
+        number_on_host({"LOCAL_RANK": "two"}, World(1, 2), 4)
+
+
+def test_ranks_that_do_not_find_each_other_have_lost_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NCCL sets its connections up with the first sum."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("NCCL error: unhandled system error")
+
+    monkeypatch.setattr(distributed, "init_process_group", lambda _: None)
+    monkeypatch.setattr(distributed, "all_reduce", fail)
+    with (
+        pytest.raises(InputError, match="2 ranks did not meet: NCCL error: unhandled system error"),
+        joined(World(1, 2), TrainConfig(device="cpu")),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("rank", [None, "2", "-1", "first"])

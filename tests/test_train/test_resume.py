@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from configs.models import BertModel, LinearModel, LstmModel
 from configs.schema import Config
 from shards.commit import StageLog
 from shards.layout import Layout
+from tests.rank_worker import examples, watched
+from tests.test_train.conftest import with_config
 from train import checkpoint, fit, loop, validation
 from train.data import TokenData
 from train.journal import TIMES, Journal
@@ -122,14 +125,14 @@ def test_handlers_of_signals_are_put_back(random_data: MakeData, make_fit: MakeF
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_checkpoint_is_there_before_a_validation_that_dies(
+def test_a_validation_that_dies_leaves_the_checkpoint_before(
     random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the record of that validation is made up for, once."""
+    """One is saved with the score of its step, or not at all; the resumed training does both."""
     data = random_data((8, 4, 0))
     settings = {"epochs": 3, "checkpoint_every_steps": 2}
     whole = make_fit(data, **settings)
-    run(whole, SECTIONS[2])
+    weights = run(whole, SECTIONS[2])
     usual = loop._validate
     for died in (2, 4, 6):
         place = f"died{died}"
@@ -144,11 +147,9 @@ def test_the_checkpoint_is_there_before_a_validation_that_dies(
             with pytest.raises(ZeroDivisionError):
                 run(make_fit(data, directory=place, **settings), SECTIONS[2])
         again = make_fit(data, directory=place, **settings)
-        assert (
-            checkpoint.newest(again.checkpoints, again.partial)
-            == again.checkpoints / f"step-{died:06d}"
-        )
-        run(again, SECTIONS[2])
+        before = again.checkpoints / f"step-{died - 2:06d}" if died > 2 else None
+        assert checkpoint.newest(again.checkpoints, again.partial) == before
+        assert torch.equal(run(again, SECTIONS[2]), weights)
         valid = [[r for r in one.journal.read() if "valid_map" in r] for one in (whole, again)]
         assert valid[0] == valid[1]
         assert len(valid[0]) == 3
@@ -181,6 +182,67 @@ def test_a_signal_in_a_validation_ends_it_and_saves(
     assert torch.equal(run(again, SECTIONS[2]), weights)
     valid = [[r for r in one.journal.read() if "valid_map" in r] for one in (whole, again)]
     assert valid[0] == valid[1]
+
+
+def test_a_signal_in_a_validation_that_is_made_up_for_ends_it_too(
+    random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, settings = random_data((8, 6, 0)), {"epochs": 3, "checkpoint_every_steps": 50}
+    weights = run(make_fit(data, **settings), SECTIONS[2])
+
+    def stop_at_once(*args: Any) -> Iterator[Any]:
+        terminate()
+        yield from usual(*args)
+
+    usual = validation.batch_logits
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "batch_logits", stop_at_once)
+        for _ in range(2):
+            with pytest.raises(Preempted, match="saved step 2 of 6"):
+                run(make_fit(data, directory="stopped", **settings), SECTIONS[2])
+    again = make_fit(data, directory="stopped", **settings)
+    assert not [r for r in again.journal.read() if "valid_map" in r]
+    assert torch.equal(run(again, SECTIONS[2]), weights)
+
+
+def test_a_validation_is_made_up_for_once_in_the_journal(
+    random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the training that made up for it was killed before its next checkpoint."""
+    data, settings = random_data((8, 6, 0)), {"epochs": 3, "checkpoint_every_steps": 50}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_validate", lambda *_: terminate())
+        with pytest.raises(Preempted, match="saved step 2 of 6"):
+            run(make_fit(data, directory="died", **settings), SECTIONS[2])
+    with pytest.raises(ZeroDivisionError):
+        run(make_fit(data, directory="died", **settings), SECTIONS[2], 2, die)
+    again = make_fit(data, directory="died", **settings)
+    run(again, SECTIONS[2])
+    assert [r["step"] for r in again.journal.read() if "valid_map" in r] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("reads", [{}, {"lengths": "bucketed"}, {"tail": "pad"}])
+def test_with_another_micro_batch_the_same_examples_come(
+    reads: dict[str, str], random_data: MakeData, make_fit: MakeFit, tmp_path: Path
+) -> None:
+    """What a training may be told that did not fit into memory."""
+    data, settings = random_data((13, 0, 0)), {"epochs": 4, "checkpoint_every_steps": 3}
+    data = with_config(data, **reads)
+    for name, micro in (("whole", 4), ("died", 4), ("resumed", 1)):
+        (tmp_path / name).mkdir()
+        place = "one" if name == "whole" else "other"
+        one = make_fit(data, directory=place, micro_batch_size=micro, **settings)
+        one = replace(one, data=data)
+        with watched(tmp_path / name):
+            if name == "died":
+                with pytest.raises(ZeroDivisionError):
+                    run(one, SECTIONS[2], 8, die)
+            else:
+                run(one, SECTIONS[2])
+    seen = examples(tmp_path / "whole")
+    assert len(seen) == one.num_steps
+    assert min(examples(tmp_path / "resumed")) == 6
+    assert examples(tmp_path / "died", tmp_path / "resumed") == seen
 
 
 def stop_in_the_first_step(config: Config) -> None:
