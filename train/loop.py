@@ -214,12 +214,10 @@ def accumulate(fit: Fit, model: nn.Module, step: Step[Batch], number: int) -> fl
     (num_counted,) = ranks.total(sum(float(batch.weights_B.sum()) for batch in step.batches))
     for micro, batch in enumerate(step.batches, 1):
         torch.manual_seed(_seed_of(fit.config.seed, number, micro, ranks.world.rank))
-        with averaging(model, micro == len(step.batches)):
-            try:
-                loss = _loss_sum(fit, model, batch.to(ranks.device)) / max(1.0, num_counted)
-                (loss * ranks.count).backward()
-            except torch.OutOfMemoryError:
-                raise TrainingFailed(_does_not_fit(fit, batch)) from None
+        is_last = micro == len(step.batches)
+        with averaging(model, is_last), fitting(_does_not_fit(fit, batch)):
+            loss = _loss_sum(fit, model, batch.to(ranks.device)) / max(1.0, num_counted)
+            (loss * ranks.count).backward()
         total += float(loss.detach())
     return ranks.total(total)[0]
 
