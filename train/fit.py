@@ -6,6 +6,7 @@ What is committed is seen before torch is imported, so a second `fit` answers at
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from configs import console
 from configs.console import say
 from configs.errors import Preempted
 from configs.load import dump_config, load_config
+from configs.models import BagModel
 from configs.schema import Config
 from shards.atomic import sweep, write_whole
 from shards.commit import fingerprint
@@ -39,15 +41,27 @@ def run(config: Config) -> int:
     stop, is_first = Stop(), world.rank == 0
     console.is_quiet = not is_first
     files_of(layout.root, config.data)  # an address that nobody can read is not kept
-    with timed(layout, "fit") if is_first else nullcontext(), Meeting() as meeting:
-        for job in jobs(config):
-            if stop.asked:  # in the last step of the model before
-                raise Preempted(f"stopped before fit {job.name}; run again")
-            with hold(job.directory / "fit.lock") if is_first else nullcontext():
-                fit_job(config, job, stop, world, meeting)
+    with timed(layout, "fit") if is_first else nullcontext():
+        for together in _shares([*jobs(config)], world):
+            with Meeting() as meeting:
+                for job in together:
+                    if stop.asked:  # in the last step of the model before
+                        raise Preempted(f"stopped before fit {job.name}; run again")
+                    with hold(job.directory / "fit.lock") if is_first else nullcontext():
+                        fit_job(config, job, stop, world, meeting)
         if is_first:
             _save_config(config, layout, job.partial)
     return 0
+
+
+def _shares(todo: Sequence[Job], world: World) -> list[list[Job]]:
+    """What is fitted one after another. Of several ranks only the first one fits bags, once the
+    others need not wait for it."""
+    if world.num_ranks == 1:
+        return [[*todo]]
+    bags = [job for job in todo if isinstance(job.model, BagModel)]
+    others = [job for job in todo if job not in bags]
+    return [others, bags] if world.rank == 0 else [others]
 
 
 def _save_config(config: Config, layout: Layout, partial: Path) -> None:

@@ -36,11 +36,8 @@ def train_and_commit(
 ) -> None:
     """Train one model and commit its weights and card; goes on from its newest checkpoint. Of
     several ranks, the first one commits."""
-    is_bag = isinstance(job.model, BagModel)
-    if is_bag and world.rank > 0:
-        return
     data = job_data(config, job)
-    if is_bag:
+    if isinstance(job.model, BagModel):
         weights = _fit_bag(job, data)
     else:
         if meeting.ranks is None:
