@@ -95,7 +95,7 @@ def _train(
                 "there are none: see split"
             ],
         )
-    refuse_unlabelled(data, ranks)
+    refuse_unlabelled(job.layout, data)
     if ranks.is_first:
         write_whole(job.partial, job.directory / SPEC_NAME, _spec(config, job, fit).to_json())
     _announce(fit, model)

@@ -6,10 +6,13 @@ import math
 from contextlib import closing
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
 from configs.errors import InputError
+from shards.index import decoded, open_shards, read_index
+from shards.layout import Layout
 from train.batches import Rows
 from train.data import TokenData
 from train.losses import LOSSES
@@ -17,8 +20,6 @@ from train.metrics import evaluate
 from train.predict import LogitsNC, batch_logits
 from train.ranks import Ranks
 from train.stop import Stop
-
-LOOK_AT = 256  # clips at a time, for the first that has a label
 
 
 def validate(
@@ -69,13 +70,13 @@ def _scores(logits_NC: LogitsNC, data: TokenData, rows: Rows) -> tuple[float, fl
     return loss, evaluate(logits_NC, targets_NC, data.task)["map"]
 
 
-def refuse_unlabelled(data: TokenData, ranks: Ranks) -> None:
-    """Raises InputError, on every rank, where no validation clip has a label. Rank 0 reads no more
-    of them than it takes to find one: shards may come from afar."""
+def refuse_unlabelled(layout: Layout, data: TokenData) -> None:
+    """Raises InputError where no validation clip has a label. The index says so: no shard is read,
+    which may have to come from afar."""
+    index = decoded(read_index(layout, open_shards(layout).records, ["labels", "status"]))
+    num_labels_N = pc.list_value_length(index["labels"]).to_numpy()
     rows = data.rows("valid")
-    parts = (rows[start : start + LOOK_AT] for start in range(0, len(rows), LOOK_AT))
-    has_label = ranks.is_first and any(data.targets(data.whole(part)).any() for part in parts)
-    if len(rows) and not ranks.any(has_label):
+    if len(rows) and not num_labels_N[rows].any():
         raise InputError(
             "split: no validation clip has a label, so there is nothing to score in training: "
             "raise split.valid_share, or set it to 0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -13,18 +13,16 @@ from torch import nn
 from configs.errors import ConfigError, InputError, IntegrityError
 from configs.models import LinearModel
 from configs.schema import TrainConfig
+from shards.index import decoded
 from shards.layout import Layout
 from tests.test_train.conftest import CopyRun, MakeData, MakeFit
 from tests.test_train.test_resume import die, run
-from train import checkpoint, fit
-from train.data import TokenData
+from train import checkpoint, fit, validation
 from train.history import History
 from train.learner import Average
 from train.loop import Fit, prepare, train
 from train.models import build
-from train.ranks import Ranks
 from train.stop import Stop
-from train.validation import refuse_unlabelled
 
 LINEAR = LinearModel(kind="linear", width=8, dropout=0.3)
 
@@ -192,23 +190,15 @@ def test_where_no_validation_clip_has_a_label_nothing_is_trained(
     copy_run: CopyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = copy_run(models={"made": {"kind": "linear", "width": 8}}, model=("made",))
-    monkeypatch.setattr(TokenData, "targets", lambda _, rows: np.zeros((len(rows), 4)))
+
+    def unlabelled(table: pa.Table) -> pa.Table:
+        nothing = pa.array([[]] * table.num_rows, pa.list_(pa.int16()))
+        return decoded(table).set_column(0, "labels", nothing)
+
+    monkeypatch.setattr(validation, "decoded", unlabelled)
     with pytest.raises(InputError, match="no validation clip has a label"):
         fit.run(config)
     assert not (Layout(config.run).model("made") / "metrics.jsonl").exists()
-
-
-@pytest.mark.parametrize(("labelled", "refused"), [(300, False), (None, True)])
-def test_one_label_is_enough(labelled: int | None, refused: bool, make_data: MakeData) -> None:
-    labels: list[list[int]] = [[] for _ in range(400)]
-    if labelled is not None:
-        labels[labelled] = [0]
-    data, ranks = make_data([[1]] * 400, labels, (1, 399, 0)), Ranks(torch.device("cpu"))
-    if refused:
-        with pytest.raises(InputError, match="raise split.valid_share, or set it to 0"):
-            refuse_unlabelled(data, ranks)
-    else:
-        refuse_unlabelled(data, ranks)
 
 
 def test_the_average_is_the_exponential_one_after_a_start() -> None:
