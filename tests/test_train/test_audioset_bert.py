@@ -104,7 +104,8 @@ def logged(model: Path) -> list[dict[str, Any]]:
 
 def test_stopped_and_killed_it_goes_on_at_the_exact_example(words: list[str]) -> None:
     """Dropout and the order of examples would show in the weights."""
-    named = ["models.again={kind: bert, layers: 1, width: 32, heads: 2, max_positions: 512}"]
+    small = "layers: 1, width: 32, heads: 2, max_positions: 512, bag_path: true"
+    named = [f"models.again={{kind: bert, {small}}}"]
     whole, broken = model_of(words, "bert"), model_of(words, "again")
     said = finish(torchrun(words))
     assert "on 2 ranks, cpu" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -62,7 +63,9 @@ EMBEDDINGS: list[tuple[dict[str, Any], set[str]]] = [
 )
 def test_all_decays_but_vectors_and_embeddings(tree: dict[str, Any], embeddings: set[str]) -> None:
     section: Any = TypeAdapter(Model).validate_python(tree)
-    seen = 32 if isinstance(section, FrameModel) else Vocabulary(6)
+    seen = (
+        32 if isinstance(section, FrameModel) else Vocabulary(6, 1, np.ones((1, 5, 3), np.float32))
+    )
     model = build(section, seen, 3, 9)
     decay, _ = build_optimizer(model, 1e-3, 0.05).param_groups
     decaying = {id(parameter) for parameter in decay["params"]}
