@@ -14,7 +14,7 @@
     ├── StageFailed             1   some shards failed; the others are committed
     ├── DecoderLost             1   something else keeps killing the decoder
     ├── ClusterFailed           1   no worker came, or none that fits
-    ├── TrainingFailed          1   the loss is no longer a number
+    ├── TrainingFailed          1   no number for a loss, no memory, a rank or loader lost
     └── Preempted              75   stopped by a signal: run the same command again
         └── ClusterLost        75   the scheduler went away, or nothing moves any more
 

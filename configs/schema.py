@@ -99,11 +99,12 @@ class TrainConfig(Section):
     Under `torchrun`, `batch_size` is shared by all ranks, `micro_batch_size` is each one's.
 
     `mixup` gives each clip something of the next one of its micro-batch, in shares of
-    Beta(`mixup`, `mixup`): embeddings and targets are mixed (vectors, in models of frames).
-    `span_masks` and `augment` change the clips that are trained on, and never those that are
-    scored: how, and how far, say their sections (`span_masks: {}` takes the defaults). What is
-    drawn for a clip depends on seed, epoch and clip alone. `tensorboard` writes what is logged as
-    event files, too: `tensorboard --logdir RUN/models` shows them.
+    Beta(`mixup`, `mixup`): embeddings and targets are mixed (vectors, in models of frames). So how
+    a batch is cut, into ranks and micro-batches, decides who is mixed with whom. `span_masks` and
+    `augment` change the clips that are trained on, and never those that are scored: how, and how
+    far, say their sections (`span_masks: {}` takes the defaults). What is drawn for an example
+    depends on seed, epoch and its position alone. `tensorboard` writes what is logged as event
+    files, too: `tensorboard --logdir RUN/models` shows them.
     """
 
     epochs: PositiveInt = 20
@@ -135,6 +136,12 @@ class TrainConfig(Section):
     keep_checkpoints: PositiveInt = 2
     tensorboard: bool = False
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _mixing_takes_two(self) -> Self:
+        if self.mixup and self.forward_size == 1:
+            raise ValueError("mixup mixes clips of a micro-batch: let it hold 2 or more, not 1")
+        return self
 
     @property
     def forward_size(self) -> int:

@@ -1,7 +1,8 @@
 """What is changed of the clips that a training sees, and of no others.
 
-All of it is drawn from the seeds of a piece, which are functions of (seed, epoch, row): so a clip
-is changed alike whichever worker, rank or micro-batch it falls to, and again after a kill.
+All of it is drawn from the seeds of a piece, which are functions of (seed, epoch, position): so a
+clip is changed alike whichever worker, rank or micro-batch it falls to, and again after a kill.
+Only whom mixup mixes it with is up to its micro-batch.
 
 Legend: B clips of a batch, T places of the longest, N numbers at each, M mel bins, P points.
 """

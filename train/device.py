@@ -45,6 +45,11 @@ def refuse_without_compiler() -> None:
         )
 
 
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """What a forward pass runs in."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config, device))
+
+
 def set_up_cpu(config: TrainConfig) -> None:
     """Threads as configured; denormals become zero: the gradients of a fresh LSTM are so small
     that its first epochs would take 10 times as long; freed memory is kept."""

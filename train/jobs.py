@@ -24,7 +24,8 @@ CARD_NAME = "model.json"
 CHECKPOINTS_NAME = "checkpoints"
 FORMAT = 4
 # Settings of `train` that decide speed and safety, but not what is learnt from which examples. As
-# the number of ranks, `micro_batch_size` decides how sums round and what dropout draws.
+# the number of ranks, `micro_batch_size` decides how sums round, what dropout draws, and whom
+# mixup mixes.
 FREE_SETTINGS = {"device", "compile", "threads", "parallel", "micro_batch_size"}
 FREE_SETTINGS |= {"checkpoint_every_steps", "keep_checkpoints", "tensorboard"}
 OF_VALIDATION = {"evaluate_every_epochs"}

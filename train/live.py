@@ -18,6 +18,8 @@ from train.ranks import Ranks, bare, whole
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
     "H100": 989.0,
     "A100": 312.0,
     "L40S": 362.0,

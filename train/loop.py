@@ -31,7 +31,7 @@ from train import checkpoint
 from train.batches import Batch, Rows, padding_share
 from train.board import BOARD_NAME, Board
 from train.data import TokenData
-from train.device import set_up_cpu, uses_bf16
+from train.device import autocast, set_up_cpu
 from train.failures import fitting, no_number, too_large_state, too_many_clips
 from train.history import History
 from train.jobs import CHECKPOINTS_NAME
@@ -47,6 +47,7 @@ from train.stop import Stop
 from train.validation import validate
 
 LOG_EVERY_STEPS = 10
+NAMED = 5  # clips, or parameters, of a message
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,8 @@ def _step(
     with fitting(too_large_state(fit.title)):
         grad_norm = float(whole(nn.utils.clip_grad_norm_(parameters, fit.config.clip_norm)))
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise TrainingFailed(_not_finite(fit, number, step, loss, grad_norm))
+            found = f"gave loss {loss} and gradient norm {grad_norm}"
+            raise TrainingFailed(_not_finite(fit, learner.model, step, number, found))
         learner.update(number + 1)
     return {
         "loss": loss,
@@ -210,28 +212,34 @@ def accumulate(fit: Fit, model: nn.Module, step: Step[Batch], number: int) -> fl
     ones weigh right and a masked clip weighs nothing; ranks average what they have only once, with
     the last. Returns the mean loss over the global batch.
     """
-    ranks, total = fit.ranks, 0.0
+    ranks = fit.ranks
+    total = torch.zeros((), dtype=torch.float64, device=ranks.device)  # asked for once, at the end
     (num_counted,) = ranks.total(sum(float(batch.weights_B.sum()) for batch in step.batches))
     for micro, batch in enumerate(step.batches, 1):
-        torch.manual_seed(_seed_of(fit.config.seed, number, micro, ranks.world.rank))
+        _seed_dropout(fit, number, micro)
         is_last = micro == len(step.batches)
         with averaging(model, is_last), fitting(_does_not_fit(fit, batch)):
-            loss = _loss_sum(fit, model, batch.to(ranks.device)) / max(1.0, num_counted)
+            losses_B = _losses(fit, model, batch.to(ranks.device))
+            loss = losses_B.sum() / max(1.0, num_counted)
             (loss * ranks.count).backward()
-        total += float(loss.detach())
-    return ranks.total(total)[0]
+        total += loss.detach()
+    return ranks.total(float(total))[0]
 
 
-def _loss_sum(fit: Fit, model: nn.Module, batch: Batch) -> torch.Tensor:
-    device = fit.ranks.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(fit.config, device)):
+def _losses(fit: Fit, model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Of every clip, [B]; those that do not count have none."""
+    with autocast(fit.config, fit.ranks.device):
         logits_BC = model(batch.inputs_BTN, batch.lengths_B, batch.mix)
-    return (fit.loss(logits_BC.float(), batch.targets_BC) * batch.weights_B).sum()
+    return fit.loss(logits_BC.float(), batch.targets_BC) * batch.weights_B
 
 
 def _does_not_fit(fit: Fit, batch: Batch) -> str:
     num_clips, num_places, _ = batch.inputs_BTN.shape
     return too_many_clips(fit.title, num_clips, f"of {num_places} places")
+
+
+def _seed_dropout(fit: Fit, number: int, micro: int) -> None:
+    torch.manual_seed(_seed_of(fit.config.seed, number, micro, fit.ranks.world.rank))
 
 
 def _seed_of(*parts: int) -> int:
@@ -245,10 +253,21 @@ def prepare(config: TrainConfig) -> None:
     set_up_cpu(config)
 
 
-def _not_finite(fit: Fit, number: int, step: Step[Batch], loss: float, grad_norm: float) -> str:
-    ids = ", ".join(fit.data.ids[row] for row in step.batches[0].rows_B[:5])
-    found = f"gave loss {loss} and gradient norm {grad_norm} (clips {ids} ...)"
-    return no_number(fit.title, f"step {number + 1} {found}")
+def _not_finite(fit: Fit, model: nn.Module, step: Step[Batch], number: int, found: str) -> str:
+    """Which clips of this rank have a loss that is no number, and which parameters a gradient."""
+    clips: list[int] = []
+    for micro, batch in enumerate(step.batches, 1):
+        _seed_dropout(fit, number, micro)
+        with torch.no_grad():
+            losses_B = _losses(fit, model, batch.to(fit.ranks.device))
+        clips += batch.rows_B[~losses_B.isfinite().cpu().numpy()].tolist()
+    ids = ", ".join(fit.data.ids[row] for row in clips[:NAMED]) or "none by itself"
+    flow = gradient_flow(model).items()
+    odd = [name for name, (_, largest) in flow if not math.isfinite(largest)]
+    what = (
+        f"step {number + 1} {found} (clips: {ids}; gradients: {', '.join(odd[:NAMED]) or 'none'})"
+    )
+    return no_number(fit.title, what)
 
 
 # --- what is kept of it --------------------------------------------------------------------------
@@ -300,7 +319,7 @@ def _validate(fit: Fit, learner: Learner, done: int, history: History, stop: Sto
         return
     at_once = fit.config.forward_size
     with learner.averaged(), fitting(too_many_clips(fit.title, at_once, "of a validation")):
-        found = validate(learner.model, fit.data, at_once, fit.ranks, stop)
+        found = validate(learner.model, fit.data, fit.config, fit.ranks, stop)
     if found is None:
         return
     if not math.isfinite(found["valid_loss"]):

@@ -19,6 +19,8 @@ from torch.nn import functional
 from configs.errors import ConfigError
 from configs.schema import TrainConfig
 
+SMALLEST = 1e-12  # at 0, a power below 1 has no derivative
+
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -45,7 +47,7 @@ def multilabel(
     if gamma:
         probability_BC = logits_BC.sigmoid()
         wrong_BC = targets_BC * (1 - probability_BC) + (1 - targets_BC) * probability_BC
-        loss_BC = loss_BC * wrong_BC**gamma
+        loss_BC = loss_BC * wrong_BC.clamp_min(SMALLEST) ** gamma
     return loss_BC.mean(dim=1)
 
 

@@ -34,6 +34,11 @@ def prior_map(targets_NC: Floats) -> float:
     return float(np.nanmean(per_class_ap(constant_NC, targets_NC)))
 
 
+def mean_ap(logits_NC: Floats, targets_NC: Floats, task: str) -> float:
+    """`map` of `evaluate`, by itself; NaN where no clip has a label."""
+    return float(np.nanmean(per_class_ap(_ranking(logits_NC, task), targets_NC)))
+
+
 def evaluate(logits_NC: Floats, targets_NC: Floats, task: str) -> dict[str, Any]:
     """All scores of one split, shares in [0, 1].
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -50,14 +51,17 @@ def logits_of(
 
 
 def batch_logits(
-    model: nn.Module, batches: Iterable[Batch], device: torch.device
+    model: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    precision: AbstractContextManager[object] | None = None,
 ) -> Iterator[LogitsNC]:
-    """The same batch by batch: [B, C] each."""
-    was_training = model.training
+    """The same batch by batch: [B, C] each; computed in fp32 unless `precision` says otherwise."""
+    was_training, precision = model.training, precision or nullcontext()
     for part in batches:
         batch = part.to(device)
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), precision:
             logits_BC = model(batch.inputs_BTN, batch.lengths_B).float().cpu().numpy()
         model.train(was_training)
         yield logits_BC

@@ -98,8 +98,7 @@ class Ranks:
         if self.count == 1:
             return model
         if how == "ddp":
-            own = None if self.device.index is None else [self.device.index]
-            return DistributedDataParallel(model, device_ids=own, broadcast_buffers=False)
+            return DistributedDataParallel(model, broadcast_buffers=False)  # batches are there
         mesh = init_device_mesh(self.device.type, (self.count,))
         for module in model.modules():
             for layer in module if isinstance(module, nn.ModuleList) else ():

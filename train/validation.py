@@ -11,47 +11,56 @@ import torch
 from torch import nn
 
 from configs.errors import InputError
+from configs.schema import TrainConfig
+from shards.commit import REPAIR
 from shards.index import decoded, open_shards, read_index
 from shards.layout import Layout
 from train.batches import Rows
 from train.data import TokenData
+from train.device import autocast
 from train.losses import LOSSES
-from train.metrics import evaluate
+from train.metrics import mean_ap
 from train.predict import LogitsNC, batch_logits
 from train.ranks import Ranks
 from train.stop import Stop
 
 
 def validate(
-    model: nn.Module, data: TokenData, at_once: int, ranks: Ranks, stop: Stop
+    model: nn.Module, data: TokenData, config: TrainConfig, ranks: Ranks, stop: Stop
 ) -> dict[str, float] | None:
     """`valid_loss` and `valid_map`, the same on every rank, NaN where some logit is no number; None
-    where one was asked to stop, or there is no clip to validate.
+    where one was asked to stop. Raises InputError on every rank where damage leaves no clip that
+    has a label.
 
     Each rank computes the logits of every n-th clip, as many as the others: where ranks do not
     divide the clips, some are computed twice, and count once.
     """
     rows = _whole_everywhere(data, data.rows("valid"), ranks)
-    if not len(rows):
-        return None
+    targets_NC = data.targets(rows)
+    if not ranks.any(ranks.is_first and bool(targets_NC.any())):
+        raise InputError(
+            f"no validation clip that is whole has a label (data.on_damage=mask); {REPAIR}"
+        )
     number_n = np.arange(ranks.world.rank, -(-len(rows) // ranks.count) * ranks.count, ranks.count)
-    own_NC = _logits(model, data, rows[number_n % len(rows)], at_once, ranks, stop)
+    own_NC = _logits(model, data, rows[number_n % len(rows)], config, ranks, stop)
     if own_NC is None:
         return None
     order_N = np.argsort(ranks.concatenated(number_n))[: len(rows)]
     logits_NC = ranks.concatenated(own_NC)[order_N]
-    loss, score = _scores(logits_NC, data, rows) if ranks.is_first else (0.0, 0.0)
+    loss, score = _scores(logits_NC, targets_NC, data.task) if ranks.is_first else (0.0, 0.0)
     loss, score = ranks.total(loss, score)
     return {"valid_loss": loss, "valid_map": score}
 
 
 def _logits(
-    model: nn.Module, data: TokenData, rows: Rows, at_once: int, ranks: Ranks, stop: Stop
+    model: nn.Module, data: TokenData, rows: Rows, config: TrainConfig, ranks: Ranks, stop: Stop
 ) -> LogitsNC | None:
-    num_batches = -(-len(rows) // at_once)
-    with closing(stop.until_asked(data.batches(rows, at_once))) as batches:
+    """In the precision of the training, whose memory they have to fit into."""
+    num_batches = -(-len(rows) // config.forward_size)
+    with closing(stop.until_asked(data.batches(rows, config.forward_size))) as batches:
         together = ranks.in_step(batches, num_batches)
-        parts = [*batch_logits(model, together, ranks.device)]
+        precision = autocast(config, ranks.device)
+        parts = [*batch_logits(model, together, ranks.device, precision)]
     is_cut = ranks.any(stop.asked or len(parts) < num_batches)
     return None if is_cut else np.concatenate(parts)
 
@@ -61,13 +70,11 @@ def _whole_everywhere(data: TokenData, rows: Rows, ranks: Ranks) -> Rows:
     return np.setdiff1d(rows, ranks.concatenated(np.setdiff1d(rows, data.whole(rows))))
 
 
-def _scores(logits_NC: LogitsNC, data: TokenData, rows: Rows) -> tuple[float, float]:
+def _scores(logits_NC: LogitsNC, targets_NC: LogitsNC, task: str) -> tuple[float, float]:
     if not np.isfinite(logits_NC).all():
         return math.nan, math.nan
-    targets_NC = data.targets(rows)
-    tensors = torch.from_numpy(logits_NC), torch.from_numpy(targets_NC)
-    loss = float(LOSSES[data.task](*tensors).mean())
-    return loss, evaluate(logits_NC, targets_NC, data.task)["map"]
+    losses_N = LOSSES[task](torch.from_numpy(logits_NC), torch.from_numpy(targets_NC))
+    return float(losses_N.mean()), mean_ap(logits_NC, targets_NC, task)
 
 
 def refuse_unlabelled(layout: Layout, data: TokenData) -> None:

@@ -70,12 +70,13 @@ def draws(indices: Indices, *key: int) -> npt.NDArray[np.float64]:
     return (fraction >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def example_seeds(seed: int, epochs: Indices, rows: Indices) -> npt.NDArray[np.uint64]:
-    """A seed of its own for every example of every epoch: for `numpy.random.Philox(key=...)`, and
-    whatever else is drawn for one example (a crop, a mask) and must come again after a kill."""
+def example_seeds(seed: int, epochs: Indices, positions: Indices) -> npt.NDArray[np.uint64]:
+    """A seed of its own for every example of every epoch, also where a row is drawn again: for
+    `numpy.random.Philox(key=...)`, and whatever else is drawn for one example (a crop, a mask) and
+    must come again after a kill."""
     words = key_words(3, SEEDS, seed)
-    low = _mixed(rows.astype(np.uint32) ^ words[0])
-    high = _mixed((rows >> 32).astype(np.uint32) ^ epochs.astype(np.uint32) ^ words[1])
+    low = _mixed(positions.astype(np.uint32) ^ words[0])
+    high = _mixed((positions >> 32).astype(np.uint32) ^ epochs.astype(np.uint32) ^ words[1])
     high = _mixed(high ^ low)
     return (high.astype(np.uint64) << _WORD) | _mixed(low ^ high ^ words[2])
 

@@ -72,12 +72,13 @@ class Sampler:
             )
         return place
 
-    def examples(self, spans: Iterable[Span]) -> tuple[Indices, Indices]:
-        """The rows of some spans in their order, as ranks together see them, and the epoch that
-        each is in."""
-        rows, epochs = [], []
+    def examples(self, spans: Iterable[Span]) -> tuple[Indices, Indices, Indices]:
+        """The rows of some spans in their order, as ranks together see them, and the epoch and
+        position of each."""
+        rows, epochs, places = [], [], []
         for epoch, group in groupby(spans, key=lambda span: span.epoch):
             positions = np.concatenate([np.arange(span.start, span.stop) for span in group])
             rows.append(self.rows[self.order.examples(epoch, positions)])
             epochs.append(np.full(len(positions), epoch))
-        return np.concatenate(rows), np.concatenate(epochs)
+            places.append(positions)
+        return np.concatenate(rows), np.concatenate(epochs), np.concatenate(places)

@@ -153,7 +153,7 @@ class World:
 class Piece:
     """Rows [start, stop) of a chunk that was read in the order of its use: a micro-batch. The first
     `num_real` count; the others are repeated to fill it up, and weigh nothing. `seeds` [n] are for
-    what is drawn for each row: functions of (seed, epoch, row)."""
+    what is drawn for each row: functions of (seed, epoch, position)."""
 
     start: int
     stop: int

@@ -124,6 +124,7 @@ class Stream(Generic[Chunk, Batch]):
                 began_s = time.perf_counter()
                 batches = tuple(self._collate(read.chunk, piece) for piece in pieces)
                 collate_s = time.perf_counter() - began_s
+                waited_s += collate_s
                 after = self.sampler.cursor(step.after)
                 yield Step(batches, step.num_examples, after, waited_s, read_s, collate_s)
                 waited_s = 0.0
@@ -169,19 +170,18 @@ class Stream(Generic[Chunk, Batch]):
         began_s = time.perf_counter()
         sizes = [step.num_examples for step in planned]
         spans = chain.from_iterable(step.spans for step in planned)
-        rows, epochs = self.sampler.examples(spans)
+        rows, epochs, positions = self.sampler.examples(spans)
+        seeds = example_seeds(self.sampler.order.seed, epochs, positions)
         if self._sorts_lengths:
             by_length = self._by_length(rows, sizes)
-            rows, epochs = rows[by_length], epochs[by_length]
+            rows, seeds = rows[by_length], seeds[by_length]
         parts = [self._parts(size) for size in sizes]
         starts = np.cumsum([0, *sizes])
         places = np.concatenate(
             [part.places + start for own, start in zip(parts, starts, strict=False) for part in own]
         )
-        rows, epochs = rows[places], epochs[places]
-        seeds = example_seeds(self.sampler.order.seed, epochs, rows)
-        chunk = self._source.read(rows)
-        pieces = list(_pieces(parts, seeds))
+        chunk = self._source.read(rows[places])
+        pieces = list(_pieces(parts, seeds[places]))
         return _Read(chunk, pieces, time.perf_counter() - began_s)
 
     def _by_length(self, rows: Indices, sizes: Sequence[int]) -> Indices:

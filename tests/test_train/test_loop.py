@@ -239,6 +239,21 @@ def test_a_loss_that_is_no_number_ends_training_and_keeps_the_checkpoint(
     assert torch.equal(*ends)
 
 
+def test_only_the_clips_and_parameters_without_a_number_are_named(
+    make_data: MakeData, make_fit: MakeFit
+) -> None:
+    """Wherever in the batch they are."""
+    clips = [[[1], [2]], [[3]], [[1], [15]], [[2]], [[4]], [[5]], [[6]], [[7]]]
+    data = make_data(clips, [[0], [1]] * 4, (8, 0, 0))
+    fit = make_fit(data, batch_size=8, micro_batch_size=2)
+    model = built(fit, LINEAR)
+    model.get_parameter("embedding.tables.0.weight").data[15] = float("nan")
+    with pytest.raises(TrainingFailed) as caught:
+        train(fit, model, Stop())
+    assert [clip_id for clip_id in data.ids if clip_id in str(caught.value)] == ["clip002"]
+    assert "gradients: embedding.tables.0.weight, embedding.mapped" in str(caught.value)
+
+
 def test_the_initial_weights_are_those_of_the_seed(
     random_data: MakeData, make_fit: MakeFit
 ) -> None:

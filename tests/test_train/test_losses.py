@@ -48,6 +48,16 @@ def test_parts_add_up_to_the_whole(task: str, sizes: list[int]) -> None:
     torch.testing.assert_close(total, whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.3, 1.0, 2.0])
+def test_focal_loss_of_what_is_certain_has_a_gradient(gamma: float) -> None:
+    logits_BC = torch.tensor([[20.0, -200.0, 200.0, 0.0]], requires_grad=True)
+    loss_B = multilabel(logits_BC, torch.tensor([[1.0, 0.0, 1.0, 1.0]]), gamma=gamma)
+    loss_B.sum().backward()
+    assert logits_BC.grad is not None
+    assert logits_BC.grad.isfinite().all()
+    assert logits_BC.grad[0, 3] < 0
+
+
 def test_focal_loss_is_the_papers_formula() -> None:
     """Eq. 4: -(1 - p_t)^gamma log(p_t)."""
     logits_BC, _, targets_BC = made(9)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from configs.data import DataConfig
+from configs.errors import InputError
 from configs.models import LinearModel
 from configs.schema import Config
 from shards.__main__ import VERBS
@@ -22,12 +23,13 @@ from shards.layout import Layout
 from shards.seal import open_seal
 from shards.tokens import STAGE, TokenIndex, read_token_index
 from train import evaluate, fit, report
-from train.data import open_data
+from train.data import TokenData, open_data
 from train.jobs import jobs
 from train.loop import Fit, accumulate, prepare
 from train.models import build
 from train.ranks import Ranks
-from train.validation import _whole_everywhere
+from train.stop import Stop
+from train.validation import _whole_everywhere, validate
 
 CopyRun = Callable[..., Config]
 MASK = DataConfig(on_damage="mask")
@@ -189,3 +191,15 @@ def test_what_one_rank_cannot_read_is_validated_by_none(damaged: tuple[Config, l
     rows = np.arange(40)
     whole = _whole_everywhere(opened(config), rows, Beside(torch.device("cpu")))
     assert whole.tolist() == [row for row in range(40) if row not in {*lost, 0, 5}]
+
+
+def test_a_validation_of_nothing_but_damage_is_refused(
+    finished: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = opened(finished)
+    model = build(LinearModel(kind="linear"), data.seen, len(data.classes), data.longest)
+    args = model, data, finished.train, Ranks(torch.device("cpu")), Stop()
+    assert validate(*args) is not None
+    monkeypatch.setattr(TokenData, "whole", lambda _, rows: rows[:0])
+    with pytest.raises(InputError, match=r"no validation clip that is whole.*--repair"):
+        validate(*args)

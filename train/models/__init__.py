@@ -3,7 +3,8 @@
 All take `inputs_BTN` (int64 tokens of N = Q codebooks, `pad_id` beyond a clip's length; or float32
 vectors of N numbers, of which what lies beyond is nothing) and `lengths_B` and return `logits_BC`.
 Ids that are no tokens belong to the model: PAD = k, CLS = k + 1 and MASK = k + 2, where k counts a
-codebook's tokens, that of silence included.
+codebook's tokens, that of silence included. MASK is kept for models that guess what is hidden: span
+masks write PAD.
 """
 
 from __future__ import annotations

@@ -25,10 +25,10 @@ class Mix:
     embeddings, since tokens cannot be mixed (as Verma et al., Manifold Mixup, ICML 2019)."""
 
     shares_B: torch.Tensor  # float32 in [0, 1], of the clip itself
-    partners_B: torch.Tensor  # int64, where the other one is
+    partners_B: torch.Tensor  # int64, where the other one is; on the CPU, as lengths are
 
     def to(self, device: torch.device) -> Mix:
-        return Mix(self.shares_B.to(device), self.partners_B.to(device))
+        return Mix(self.shares_B.to(device), self.partners_B)
 
     def of(self, values_BX: torch.Tensor) -> torch.Tensor:
         """Anything that is known of each clip, in any number of dimensions."""
@@ -40,8 +40,7 @@ class Mix:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Clips that are as long as the longer one; where one has ended, nothing is mixed in."""
         own_BT1 = real_tokens(lengths_B, values_BTD)[:, :, None]
-        partners_B = self.partners_B.to(lengths_B.device)
-        return self.of(values_BTD * own_BT1), lengths_B.maximum(lengths_B[partners_B])
+        return self.of(values_BTD * own_BT1), lengths_B.maximum(lengths_B[self.partners_B])
 
 
 class BagPath(nn.Module):

@@ -318,6 +318,26 @@ def test_a_consumer_knows_how_long_it_waited() -> None:
     assert all(0 < step.collate_s < 0.05 for step in steps)
 
 
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_collating_is_waited_for(num_threads: int) -> None:
+    def slow(chunk: Any, piece: Piece) -> Any:
+        time.sleep(0.05)
+        return collate(chunk, piece)
+
+    stream = Stream(
+        Numbers(64), GlobalOrder(64, 0), Schedule(64, 16, 1), slow, num_threads=num_threads
+    )
+    assert all(step.waited_s >= 0.05 for step in stream.steps())
+
+
+def test_an_example_that_is_drawn_again_has_another_seed() -> None:
+    stream = Stream(
+        Numbers(64), WeightedOrder(np.ones(64), 0), Schedule(64, 16, 2), lambda _, piece: piece
+    )
+    seeds = [seed for step in stream.steps() for piece in step.batches for seed in piece.seeds]
+    assert len({int(seed) for seed in seeds}) == 128
+
+
 @pytest.mark.parametrize(("rank", "num_ranks"), [(-1, 1), (1, 1), (0, 0)])
 def test_ranks_that_cannot_be(rank: int, num_ranks: int) -> None:
     with pytest.raises(ValueError, match="is none of"):
