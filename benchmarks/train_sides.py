@@ -113,6 +113,7 @@ def ours(task: Task, clock: Clock) -> None:
     from train import loop
     from train.ranks import Ranks
     from train.stop import Stop
+    from train.training import Fit
 
     class Done(Exception):
         pass
@@ -129,7 +130,7 @@ def ours(task: Task, clock: Clock) -> None:
     shutil.rmtree(place, ignore_errors=True)
     data = task.data()
     ranks = Ranks(torch.device("cpu"))
-    fit = loop.Fit("ours", place, place / "partial", "made", data, task.config, ranks)
+    fit = Fit("ours", place, place / "partial", "made", data, task.config, ranks)
     loop.prepare(task.config)
     try:
         loop.train(fit, task.model(data), Stop())

@@ -30,9 +30,10 @@ from shards.stream.schedule import Place
 from train import fit as fitting
 from train import loop, validation
 from train.data import open_data
-from train.loop import Fit, accumulate, prepare
+from train.loop import accumulate, prepare
 from train.models import build
 from train.ranks import Ranks, joined, whole
+from train.training import Fit
 from train.world import world_of
 
 SECTIONS: dict[str, NeuralModel] = {

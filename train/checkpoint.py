@@ -43,11 +43,11 @@ _STEP_NAME = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint says beside its tensors; `stamp` is the fingerprint of the recipe that it
-    is trained under, `scores` are those of validations so far, by their steps."""
+    """What a checkpoint says beside its tensors; `fingerprint` is that of the recipe that it is
+    trained under, `scores` are those of validations so far, by their steps."""
 
     step: int
-    stamp: str
+    fingerprint: str
     cursor: Cursor
     scores: dict[int, float] = field(default_factory=dict)
 
@@ -59,7 +59,7 @@ class State:
     def to_json(self) -> dict[str, Any]:
         return {
             "step": self.step,
-            "fingerprint": self.stamp,
+            "fingerprint": self.fingerprint,
             "cursor": self.cursor.to_json(),
             "scores": [[step, score] for step, score in self.scores.items()],
         }
@@ -124,16 +124,16 @@ def newest(directory: Path, partial: Path) -> Path | None:
 
 
 def open_newest(
-    directory: Path, partial: Path, stamp: str, ranks: Ranks
+    directory: Path, partial: Path, recipe: str, ranks: Ranks
 ) -> tuple[Path, State] | None:
     """The newest one and what it says, on every rank: rank 0 looks, and tells the others. Raises
-    IntegrityError where it was trained under another fingerprint than `stamp`."""
+    IntegrityError where it was trained under a recipe of another fingerprint."""
     path = newest(directory, partial) if ranks.is_first else None
     text = ranks.told("" if path is None else json.dumps([str(path), _read_state(path)]))
     if not text:
         return None
     where, tree = json.loads(text)
-    if tree["fingerprint"] != stamp:
+    if tree["fingerprint"] != recipe:
         raise IntegrityError(f"{where} is of another training: remove it, or all of {directory}")
     return Path(where), State.from_json(tree)
 

@@ -16,18 +16,18 @@ from train.ranks import Ranks
 
 @dataclass(frozen=True)
 class Kept:
-    """The checkpoints in `directory`; `stamp` is the fingerprint of the recipe. All ranks call each
+    """The checkpoints in `directory`; `fingerprint` is that of the recipe. All ranks call each
     of its methods."""
 
     directory: Path
     partial: Path
-    stamp: str
+    fingerprint: str
     config: TrainConfig
     ranks: Ranks
 
     def newest(self) -> tuple[Path, checkpoint.State] | None:
         """Where a training goes on; raises IntegrityError where that is of another one."""
-        return checkpoint.open_newest(self.directory, self.partial, self.stamp, self.ranks)
+        return checkpoint.open_newest(self.directory, self.partial, self.fingerprint, self.ranks)
 
     def is_due(self, done: int, history: History) -> bool:
         """Whether a step is to be kept."""
@@ -36,7 +36,7 @@ class Kept:
 
     def save(self, learner: Learner, done: int, cursor: Cursor, history: History) -> None:
         """Keep what is learnt after a step, and remove what nobody will ask for."""
-        state = checkpoint.State(done, self.stamp, cursor, history.scores)
+        state = checkpoint.State(done, self.fingerprint, cursor, history.scores)
         checkpoint.save(self.directory, self.partial, learner, state, self.ranks)
         if self.ranks.is_first:
             best_of = history.best_until if self.config.select == "best" else None

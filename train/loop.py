@@ -12,9 +12,6 @@ import hashlib
 import math
 import time
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,96 +20,24 @@ from torch import nn
 from configs.console import Progress, counted, say
 from configs.errors import Preempted, TrainingFailed
 from configs.schema import TrainConfig
-from shards.audit import JOURNAL_NAME
 from shards.stream.sampler import Cursor
-from shards.stream.schedule import Place, Schedule
+from shards.stream.schedule import Place
 from shards.stream.stream import Step
 from train import checkpoint
-from train.batches import Batch, Rows, padding_share
-from train.board import BOARD_NAME, Board
-from train.data import TokenData
+from train.batches import Batch, padding_share
 from train.device import autocast, set_up_cpu
 from train.failures import fitting, no_number, too_large_state, too_many_clips
 from train.history import History
-from train.jobs import CHECKPOINTS_NAME
-from train.journal import Journal
-from train.kept import Kept
 from train.learner import Learner, build_learner
 from train.live import Live, gradient_flow
-from train.losses import Loss, build_loss
 from train.optim import learning_rate
-from train.ranks import Ranks, averaging, whole
-from train.readers import Reader, open_reader
+from train.ranks import averaging, whole
 from train.stop import Stop
+from train.training import Fit
 from train.validation import validate
 
 LOG_EVERY_STEPS = 10
 NAMED = 5  # clips, or parameters, of a message
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One training: where it lives, what it trains on, how, and on which ranks."""
-
-    title: str
-    directory: Path
-    partial: Path
-    fingerprint: str
-    data: TokenData
-    config: TrainConfig
-    ranks: Ranks
-
-    @cached_property
-    def rows(self) -> Rows:
-        return self.data.rows("train")
-
-    @cached_property
-    def reader(self) -> Reader:
-        return open_reader(self.data, self.rows, self.config, self.ranks.world)
-
-    @cached_property
-    def loss(self) -> Loss:
-        return build_loss(self.config, self.data.task, lambda: self.data.count_classes(self.rows))
-
-    @cached_property
-    def is_validated(self) -> bool:
-        return len(self.data.rows("valid")) > 0
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.reader.sampler.schedule
-
-    @property
-    def num_steps(self) -> int:
-        return self.schedule.num_steps
-
-    def ends_evaluated_epoch(self, done: int) -> bool:
-        """Whether the step that was done last passed a multiple of `evaluate_every_epochs`, or
-        was the last."""
-        if done == self.num_steps:
-            return True
-        steps = max(0, done - 1), done
-        before, after = (self.schedule.place_of(step).epoch for step in steps)
-        span = self.config.evaluate_every_epochs
-        return after // span > before // span
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.directory / CHECKPOINTS_NAME
-
-    @property
-    def kept(self) -> Kept:
-        return Kept(self.checkpoints, self.partial, self.fingerprint, self.config, self.ranks)
-
-    @cached_property
-    def journal(self) -> Journal:
-        path = self.directory / BOARD_NAME
-        board = Board(path, self.partial) if self.config.tensorboard else None
-        return Journal(self.directory / JOURNAL_NAME, self.partial, board)
-
-    def log(self, record: dict[str, object]) -> None:
-        if self.ranks.is_first:
-            self.journal.append(record)
 
 
 def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:

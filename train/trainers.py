@@ -22,11 +22,12 @@ from shards.stream.schedule import World
 from train.data import TokenData, job_data, say_masked
 from train.jobs import CARD_NAME, STAGE, WEIGHTS_NAME, Job
 from train.journal import Journal
-from train.loop import Fit, prepare, train
+from train.loop import prepare, train
 from train.models import build
 from train.ranks import Ranks, joined, refuse_other_configs
 from train.sequential import NOTICE
 from train.stop import Stop
+from train.training import Fit
 from train.validation import refuse_unlabelled
 from train.world import Meeting
 

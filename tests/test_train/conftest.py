@@ -26,8 +26,8 @@ from shards.stream.tokens import open_tokens
 from shards.tokens import STAGE, Block, index_table, write_index, write_token_tar
 from train.batches import Classes
 from train.data import TokenData
-from train.loop import Fit
 from train.ranks import Ranks
+from train.training import Fit
 
 MakeData = Callable[..., TokenData]
 MakeFit = Callable[..., Fit]

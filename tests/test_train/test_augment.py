@@ -28,9 +28,10 @@ from train.batches import Batch
 from train.data import TokenData, open_data
 from train.inputs import Tokens
 from train.loader import LoaderProcesses
-from train.loop import Fit, prepare, train
+from train.loop import prepare, train
 from train.models import build
 from train.stop import Stop
+from train.training import Fit
 
 CopyRun = Callable[..., Config]
 MakeData = Callable[..., TokenData]

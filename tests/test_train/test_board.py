@@ -17,7 +17,7 @@ from configs.models import LinearModel
 from tests.test_train.test_resume import die, run
 from train.board import Board, scalars
 from train.data import TokenData
-from train.loop import Fit
+from train.training import Fit
 
 MakeData = Callable[..., TokenData]
 MakeFit = Callable[..., Fit]

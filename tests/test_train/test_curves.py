@@ -21,12 +21,13 @@ from configs.schema import Config, TrainConfig
 from shards.layout import Layout
 from tests.test_train.conftest import MakeData
 from train.data import TokenData, open_data
-from train.loop import Fit, prepare, train
+from train.loop import prepare, train
 from train.metrics import evaluate
 from train.models import build
 from train.predict import logits_of
 from train.ranks import Ranks
 from train.stop import Stop
+from train.training import Fit
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS, CLIPS = 100, 64

@@ -20,9 +20,10 @@ from tests.test_train.test_resume import die, run
 from train import checkpoint, fit, validation
 from train.history import History
 from train.learner import Average
-from train.loop import Fit, prepare, train
+from train.loop import prepare, train
 from train.models import build
 from train.stop import Stop
+from train.training import Fit
 
 LINEAR = LinearModel(kind="linear", width=8, dropout=0.3)
 

@@ -17,9 +17,10 @@ from train import checkpoint
 from train.data import TokenData
 from train.journal import TIMES
 from train.learner import build_learner
-from train.loop import Fit, accumulate, prepare, train
+from train.loop import accumulate, prepare, train
 from train.models import build
 from train.stop import Stop
+from train.training import Fit
 
 MakeData = Callable[..., TokenData]
 MakeFit = Callable[..., Fit]

@@ -25,10 +25,11 @@ from shards.tokens import STAGE, TokenIndex, read_token_index
 from train import evaluate, fit, report
 from train.data import TokenData, open_data
 from train.jobs import jobs
-from train.loop import Fit, accumulate, prepare
+from train.loop import accumulate, prepare
 from train.models import build
 from train.ranks import Ranks
 from train.stop import Stop
+from train.training import Fit
 from train.validation import _whole_everywhere, validate
 
 CopyRun = Callable[..., Config]

@@ -29,9 +29,10 @@ from tests.test_train.conftest import with_config
 from train import checkpoint, fit, loop, validation
 from train.data import TokenData
 from train.journal import TIMES, Journal
-from train.loop import Fit, prepare, train
+from train.loop import prepare, train
 from train.models import build
 from train.stop import Stop
+from train.training import Fit
 
 MakeData = Callable[..., TokenData]
 MakeFit = Callable[..., Fit]

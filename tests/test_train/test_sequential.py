@@ -25,12 +25,13 @@ from tests.commands import run
 from train import fit as fitting
 from train.data import TokenData, open_data
 from train.jobs import jobs, recipe
-from train.loop import Fit, prepare, train
+from train.loop import prepare, train
 from train.models import build
 from train.predict import logits_of
 from train.ranks import Ranks
 from train.sequential import NOTICE, SequentialStream
 from train.stop import Stop
+from train.training import Fit
 
 # webdataset leaves its last tar to the garbage collector to close.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
