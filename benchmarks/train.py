@@ -3,10 +3,12 @@
 The same model, made clips of 431 tokens, batch and recipe on all sides: our loop with its reader
 and log as a user has them; transformers' Trainer with its default collator, the clips in memory;
 and the bare calls (forward, backward, clip, step) on tensors, which nobody can be quicker than. The
-sides take turns step by step, so that a machine whose speed drifts drifts for all; compared are CPU
-seconds of steps that stand next to each other, after the first ones. What our loop waits for its
-reader is a share of wall time, of a training that runs by itself. Trainer wants `accelerate`, which
-gets an environment of its own below the directory, with the packages of this one behind it.
+sides take turns step by step, so that a machine whose speed drifts drifts for all, in several
+rounds of new processes, since how memory came to lie stays with a process; compared are the medians
+over a round of CPU seconds of steps that stand next to each other, after the first ones. What our
+loop waits for its reader is a share of wall time, of a training that runs by itself. Trainer wants
+`accelerate`, which gets an environment of its own below the directory, with the packages of this
+one behind it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from benchmarks.train_sides import STEP
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("ours", "hf_trainer", "bare")
 CLIPS = 2_048
-NORMAL_95 = 1.96
+STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306}
 
 Took = Mapping[str, float]  # by a step: cpu_s, wall_s, waited_s
 
@@ -36,13 +38,18 @@ def main() -> None:
     args = _arguments()
     python = _with_accelerate(args.directory) if "hf_trainer" in args.sides else sys.executable
     alone = _alone(args)
-    took = _in_turns(python, args)
-    print(json.dumps({"bench": "train", **_keys(alone, took), "steps": len(took["ours"])}))
+    rounds = []
+    for number in range(args.rounds):
+        rounds.append(_ratios(_in_turns(python, args)))
+        parts = [f"{side} {ratio:.4f}" for side, ratio in rounds[-1].items()]
+        print(f"round {number + 1}, CPU s of {', of '.join(parts)} of ours", flush=True)
+    print(json.dumps({"bench": "train", **_keys(alone, rounds), "rounds": args.rounds}))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=63)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=13)
     parser.add_argument("--warm-up", type=int, default=3, help="steps that do not count")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--micro-batch", type=int, default=4)
@@ -118,22 +125,35 @@ def _next(process: subprocess.Popen[str], word: str | None = None) -> Took:
     sys.exit(f"a side ended early: {process.args!r}")
 
 
-def _keys(alone: Sequence[Took], took: Mapping[str, Sequence[Took]]) -> dict[str, float]:
+def _ratios(took: Mapping[str, Sequence[Took]]) -> dict[str, float]:
+    """What a step of each other side takes, as a share of ours beside it."""
+    return {
+        side: statistics.median(
+            theirs["cpu_s"] / ours["cpu_s"]
+            for theirs, ours in zip(took[side], took["ours"], strict=True)
+        )
+        for side in took.keys() - {"ours"}
+    }
+
+
+def _keys(alone: Sequence[Took], rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     waited_s, wall_s = (sum(one[name] for one in alone) for name in ("waited_s", "wall_s"))
     keys = {"loader_wait_share": waited_s / wall_s}
-    if "bare" in took:
-        keys["overhead_share"] = 1 - statistics.median(_ratios(took, "bare"))
-    if "hf_trainer" in took:
-        ratios = _ratios(took, "hf_trainer")
+    if "bare" in rounds[0]:
+        keys["overhead_share"] = 1 - statistics.median(one["bare"] for one in rounds)
+    if "hf_trainer" in rounds[0]:
+        ratios = [one["hf_trainer"] for one in rounds]
         keys["vs_hf_trainer_median"] = statistics.median(ratios)
-        reach = NORMAL_95 * statistics.stdev(ratios) / len(ratios) ** 0.5
-        keys["vs_hf_trainer"] = statistics.mean(ratios) - reach  # the interval's lower end
+        keys["vs_hf_trainer"] = _lower_end(ratios)
     return {name: round(value, 4) for name, value in keys.items()}
 
 
-def _ratios(took: Mapping[str, Sequence[Took]], side: str) -> list[float]:
-    pairs = zip(took[side], took["ours"], strict=True)
-    return [theirs["cpu_s"] / ours["cpu_s"] for theirs, ours in pairs]
+def _lower_end(values: Sequence[float]) -> float:
+    """Of the 95 % interval of the mean, by Student's t; of one value, itself."""
+    if len(values) == 1:
+        return values[0]
+    reach = STUDENT_T.get(len(values), 2.262) * statistics.stdev(values) / len(values) ** 0.5
+    return float(statistics.mean(values) - reach)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,22 @@ VERSION = "brain.Event:2"
 Record = Mapping[str, Any]
 
 
-class Board:
-    """The event file in a directory; `partial` is where it is written anew before it appears.
+def refuse_without_tensorboard() -> None:
+    """Raises ConfigError where it is not installed."""
+    if find_spec("tensorboard") is None:
+        raise ConfigError(
+            "train",
+            [
+                "tensorboard=true needs the package tensorboard: pip install '.[tensorboard]', or "
+                "leave it out (metrics.jsonl has the same numbers)"
+            ],
+        )
 
-    Raises ConfigError where TensorBoard is not installed.
-    """
+
+class Board:
+    """The event file in a directory; `partial` is where it is written anew before it appears."""
 
     def __init__(self, directory: Path, partial: Path) -> None:
-        try:
-            import tensorboard  # noqa: F401 - of an extra
-        except ImportError:
-            raise ConfigError(
-                "train",
-                [
-                    "tensorboard=true needs the package tensorboard: pip install '.[tensorboard]', "
-                    "or leave it out (metrics.jsonl has the same numbers)"
-                ],
-            ) from None
         self.path, self._partial = directory / FILE_NAME, partial
 
     def begin(self, records: Iterable[Record]) -> None:
@@ -49,6 +49,7 @@ class Board:
         write_whole(self._partial, self.path, data)
 
     def append(self, record: Record) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             file.write(_event(record))
 

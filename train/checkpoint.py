@@ -139,13 +139,14 @@ def open_newest(
 
 
 def is_whole(path: Path) -> bool:
-    """Whether all of a checkpoint is as it was written."""
+    """Whether all of a checkpoint is as it was written. Raises OSError where that cannot be told,
+    as on a disk that is away: what cannot be read may be whole."""
     state = _read_state(path)
     try:
         return state is not None and all(
             sha256_file(path / name) == sha256 for name, sha256 in state["sha256"].items()
         )
-    except OSError:
+    except FileNotFoundError:
         return False
 
 
@@ -154,11 +155,11 @@ def _signed(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_state(path: Path) -> dict[str, Any] | None:
-    """What state.json holds, None where that is not as it was written."""
+    """What state.json holds, None where that is gone, or not as it was written."""
     try:
         state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
         return state if state.pop("state_sha256") == fingerprint(state) else None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
         return None
 
 

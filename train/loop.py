@@ -78,6 +78,11 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
             if after is not None:  # else nothing is done that was not saved
                 fit.kept.save(learner, done, after, history)
             raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
+    if done < fit.num_steps and not history.is_over(fit.config):
+        raise TrainingFailed(
+            f"{fit.title}: there was nothing more to read after step {done} of {fit.num_steps}; "
+            "run the same command again"
+        )
     if done < fit.num_steps:
         patience = counted(fit.config.early_stop or 0, "validation")
         say(f"{fit.title}: ended after step {done}: {patience} brought no higher mAP")

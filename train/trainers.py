@@ -18,7 +18,9 @@ from configs.schema import Config
 from shards.atomic import Attempt, write_whole
 from shards.audit import JOURNAL_NAME, SPEC_NAME, Spec
 from shards.commit import CommitRecord, Written, ids_sha256
+from shards.commit import fingerprint as fingerprint_of
 from shards.stream.schedule import World
+from train.board import refuse_without_tensorboard
 from train.data import TokenData, job_data, say_masked
 from train.jobs import CARD_NAME, STAGE, WEIGHTS_NAME, Job
 from train.journal import Journal
@@ -41,14 +43,22 @@ def train_and_commit(
     if isinstance(job.model, BagModel):
         weights = _fit_bag(job, data)
     else:
+        if config.train.tensorboard:
+            refuse_without_tensorboard()
         if meeting.ranks is None:
             meeting.ranks = meeting.enter_context(joined(world, config.train))
-        refuse_other_configs(meeting.ranks, fingerprint)
+        refuse_other_configs(meeting.ranks, _meant(config, fingerprint))
         trained = _train(config, job, data, fingerprint, stop, meeting.ranks)
         weights = tensors_to_bytes(trained) if world.rank == 0 else b""
     if world.rank == 0:
         _commit(job, data, weights, fingerprint)
         say_masked(_num_masked(job, data), "train")
+
+
+def _meant(config: Config, fingerprint: str) -> str:
+    """What all ranks have to be started with: the recipe, and whatever decides when they meet."""
+    settings = config.train.model_dump(mode="json", exclude={"device", "threads"})
+    return fingerprint_of([fingerprint, settings, config.model])
 
 
 def _fit_bag(job: Job, data: TokenData) -> bytes:

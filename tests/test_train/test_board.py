@@ -7,14 +7,16 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.errors import ConfigError
 from configs.models import LinearModel
+from configs.schema import Config
+from shards.layout import Layout
 from tests.test_train.test_resume import die, run
+from train import fit
 from train.board import Board, scalars
 from train.data import TokenData
 from train.training import Fit
@@ -106,10 +108,11 @@ def test_numbers_that_are_none_are_shown_as_such(tmp_path: Path) -> None:
 
 
 def test_without_tensorboard_the_cure_is_said(
-    random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
+    copy_run: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    models = {"made": {"kind": "linear", "width": 8}}
+    config = copy_run(models=models, model=("made",), train={"tensorboard": True})
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    one: Any = make_fit(random_data((9, 3, 0)), tensorboard=True)
     with pytest.raises(ConfigError, match=r"pip install '.\[tensorboard\]', or leave it out"):
-        run(one, LINEAR)
-    assert not one.directory.exists()
+        fit.run(config)
+    assert not (Layout(config.run).model("made") / "metrics.jsonl").exists()

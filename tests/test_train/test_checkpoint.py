@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,22 @@ class Made:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "checkpoints"
+
+
+def test_what_cannot_be_read_now_is_not_removed(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is away for a moment damages nothing."""
+
+    def away(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    Made(0).save(directory, 12)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "sha256_file", away)
+        with pytest.raises(OSError, match="Input/output error"):
+            Made(1).resume(directory)
+    assert Made(1).resume(directory).step == 12
 
 
 @pytest.mark.parametrize("fresh", [Made(1, steps=0), Made(2, steps=5)], ids=["fresh", "used"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -238,6 +239,16 @@ def test_a_loss_that_is_no_number_ends_training_and_keeps_the_checkpoint(
         train(one, model, Stop())
         ends.append(nn.utils.parameters_to_vector(model.parameters()))
     assert torch.equal(*ends)
+
+
+def test_a_stream_that_ends_early_is_no_finished_training(
+    random_data: MakeData, make_fit: MakeFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = make_fit(random_data((12, 0, 0)))
+    steps = fit.reader.steps
+    monkeypatch.setattr(fit.reader, "steps", lambda place: (s for s in islice(steps(place), 2)))
+    with pytest.raises(TrainingFailed, match="nothing more to read after step 2 of 6"):
+        train(fit, built(fit, LINEAR), Stop())
 
 
 def test_only_the_clips_and_parameters_without_a_number_are_named(

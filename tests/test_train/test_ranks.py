@@ -200,9 +200,13 @@ def test_ranks_train_one_model_after_another(copy_run: CopyRun, tmp_path: Path) 
     assert all((Layout(config.run).model(name) / "model.safetensors").exists() for name in models)
 
 
-def test_ranks_of_other_configs_are_refused(copy_run: CopyRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("over", [{"lr": 0.5}, {"checkpoint_every_steps": 3}], ids=["lr", "when"])
+def test_ranks_of_other_configs_are_refused(
+    over: dict[str, Any], copy_run: CopyRun, tmp_path: Path
+) -> None:
+    """Also where what differs decides no weights, but when ranks meet."""
     config = job(copy_run)
-    other = config.model_copy(update={"train": config.train.model_copy(update={"lr": 0.5})})
+    other = config.model_copy(update={"train": config.train.model_copy(update=over)})
     codes, said = ended(start_each("fit", [config, other], tmp_path))
     assert codes == [2, 2]
     assert all("rank 1 was started with another config, or run, than rank 0" in one for one in said)
