@@ -126,7 +126,7 @@ class TrainConfig(Section):
     augment: Augment | None = None  # None: and as they are stored
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    compile: bool = False  # by torch.compile: worth its minute on GPUs
+    compile: bool = False  # by torch.compile; the first steps wait for it
     threads: PositiveInt | None = None  # CPU threads; None: torch's own choice
     parallel: Literal["ddp", "fsdp"] = "ddp"  # each rank a whole model, or a shard of every layer
     evaluate_every_epochs: PositiveInt = 1
