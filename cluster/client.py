@@ -13,6 +13,8 @@ from cluster.tls import Keys
 from configs.errors import ClusterFailed, ClusterLost
 
 GONE = "the scheduler is gone; what is committed is kept: run the same command again"
+# What Dask raises when nobody is at the other end; a loop that has ended is a RuntimeError.
+NOBODY_THERE = (OSError, RuntimeError, ClosedClientError)
 ANSWER_LIMIT_S = 60.0  # a scheduler that is stopped keeps its connections, and never answers
 
 
@@ -35,7 +37,7 @@ def asking() -> Iterator[None]:
     """Raises ClusterLost for what Dask raises when nobody is at the other end."""
     try:
         yield
-    except (OSError, ClosedClientError, RuntimeError) as error:  # as of a loop that has ended
+    except NOBODY_THERE as error:
         raise ClusterLost(GONE) from error
 
 

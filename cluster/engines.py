@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from distributed import Client, Future
 
-from cluster.client import ANSWER_LIMIT_S, GONE, asking
+from cluster.client import ANSWER_LIMIT_S, GONE, NOBODY_THERE, asking
 from cluster.guard import Guarded, Receipt, TaskFailed, WorkerRefused, compare
 from cluster.rules import Rules
 from cluster.watch import Watch
@@ -240,7 +240,7 @@ class Workers:
             receipts = self._client.sync(gather, callback_timeout=RESULT_LIMIT_S)
         except TimeoutError:
             receipts = []
-        except OSError as error:
+        except NOBODY_THERE as error:
             raise ClusterLost(GONE) from error
         if len(receipts) < len(keys):
             for future in futures:
@@ -276,7 +276,7 @@ class Workers:
         self._watch.dismiss(refused)
 
     def close(self) -> None:
-        with suppress(OSError, RuntimeError, ValueError):  # of a scheduler that is gone
+        with suppress(*NOBODY_THERE):  # then no event comes from it either
             self._client.unsubscribe_topic(self._topic)
         for key in list(self._attempts):
             self._forget(key)

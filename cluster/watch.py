@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distributed import Client
-from distributed.client import ClosedClientError
 
-from cluster.client import ANSWER_LIMIT_S, GONE, ask, is_connected, workers_of
+from cluster.client import ANSWER_LIMIT_S, GONE, NOBODY_THERE, ask, is_connected, workers_of
 from cluster.guard import WorkerRefused
 from cluster.rules import Rules
 from cluster.settings import num_workers
@@ -163,6 +162,6 @@ def dump_state(client: Client, home: Path) -> str:
     try:
         home.mkdir(parents=True, exist_ok=True)
         client.dump_cluster_state(str(stem), format="yaml", callback_timeout=ANSWER_LIMIT_S)
-    except (OSError, RuntimeError, ClosedClientError) as error:
+    except NOBODY_THERE as error:
         return f"the cluster's state could not be had ({type(error).__name__}: {error})"
     return f"the cluster's state is in {stem.with_suffix('.yaml')}"
