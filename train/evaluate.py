@@ -72,8 +72,8 @@ def _kept(job: Job) -> dict[str, Any]:
 
 def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     from train.data import job_data, say_masked
+    from train.logits import model_logits
     from train.metrics import evaluate
-    from train.predict import model_logits
 
     data = job_data(config, job)
     every = data.rows(data.test_split)

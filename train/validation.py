@@ -18,9 +18,9 @@ from shards.layout import Layout
 from train.batches import Rows
 from train.data import TokenData
 from train.device import autocast
+from train.logits import LogitsNC, batch_logits
 from train.losses import LOSSES
 from train.metrics import mean_ap
-from train.predict import LogitsNC, batch_logits
 from train.ranks import Ranks
 from train.stop import Stop
 

@@ -21,10 +21,10 @@ from configs.schema import Config, TrainConfig
 from shards.layout import Layout
 from tests.test_train.conftest import MakeData
 from train.data import TokenData, open_data
+from train.logits import logits_of
 from train.loop import prepare, train
 from train.metrics import evaluate
 from train.models import build
-from train.predict import logits_of
 from train.ranks import Ranks
 from train.stop import Stop
 from train.training import Fit

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 
 from configs.errors import ConfigError
 from configs.models import BertModel, LstmModel, Model
+from train.logits import logits_of
 from train.loop import prepare, train
 from train.metrics import evaluate
 from train.models import build
@@ -22,7 +23,6 @@ from train.models.classifier import BagPath
 from train.models.embedding import TokenEmbedding, Vocabulary
 from train.models.lstm import BidirectionalLstm
 from train.models.pooling import AttentionPooling, masked_mean, real_tokens
-from train.predict import logits_of
 from train.stop import Stop
 
 K, NUM_CLASSES, LONGEST = 11, 5, 40

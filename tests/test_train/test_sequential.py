@@ -25,9 +25,9 @@ from tests.commands import run
 from train import fit as fitting
 from train.data import TokenData, open_data
 from train.jobs import jobs, recipe
+from train.logits import logits_of
 from train.loop import prepare, train
 from train.models import build
-from train.predict import logits_of
 from train.ranks import Ranks
 from train.sequential import NOTICE, SequentialStream
 from train.stop import Stop

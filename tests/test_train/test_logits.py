@@ -16,8 +16,8 @@ from pipeline.verbs import run_verb
 from train import evaluate, fit
 from train.data import TokenData, open_data
 from train.jobs import CARD_NAME, WEIGHTS_NAME, jobs
+from train.logits import logits_of, model_logits
 from train.models import build
-from train.predict import logits_of, model_logits
 
 CPU = torch.device("cpu")
 
