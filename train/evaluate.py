@@ -1,14 +1,16 @@
 """`train eval`: scores of every trained model on its held-out clips, computed once and kept.
 
 `scores.parquet` beside the weights holds id, logits and labels of every clip scored; `eval.json`
-holds the scores and the model that they are of. A second `eval` reads them, without torch.
+holds the scores, the model that they are of, and the thresholds, which validation clips decided.
+A second `eval` reads them, without torch.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +26,25 @@ from shards.events import timed, total_seconds
 from shards.layout import Layout
 from shards.seal import check_size
 from train.jobs import Job, jobs, recipe
+from train.world import world_of
+
+if TYPE_CHECKING:
+    from train.data import TokenData
+    from train.ranking import Doubles
 
 SCORES_NAME = "scores.parquet"
 EVAL_NAME = "eval.json"
+FORMAT = 2
 FloatsNC = npt.NDArray[np.float32]
-SHOWN = ("accuracy", "map", "f1_micro", "f1_macro", "hamming")
+ORDERED = ("map", "map_weighted", "mauc", "lwlrap")
+SHARES = ("accuracy", *ORDERED, "f1_micro", "f1_macro", "hamming")
 
 
 def run(config: Config) -> int:
-    """Score what is not scored yet, print a table, and end with one JSON line of means."""
+    """Score what is not scored yet, print a table, and end with one JSON line of means. Of several
+    processes that torchrun starts, the first one does all of it."""
+    if world_of(os.environ).rank:
+        return 0
     layout = Layout(config.run)
     with timed(layout, "eval"):
         scored = [(job, scores_of(config, job)) for job in jobs(config)]
@@ -53,7 +65,7 @@ def scores_of(config: Config, job: Job) -> dict[str, Any]:
     job.log.check(recipe(config, job))  # or training clips could pass for held-out ones
     for file in record.files:
         check_size(job.layout.root, file)
-    stamp = fingerprint([vars(file) for file in record.files])
+    stamp = fingerprint([FORMAT, *(vars(file) for file in record.files)])
     kept = _kept(job)
     return kept if kept.get("model") == stamp else _score(config, job, stamp)
 
@@ -79,8 +91,11 @@ def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     every = data.rows(data.test_split)
     rows = data.whole(every)
     logits_NC, targets_NC = model_logits(config, job, data, rows), data.targets(rows)
+    thresholds_C = _thresholds(config, job, data)
     scores = {"model": stamp, "split": data.test_split, "clips": len(rows)}
-    scores |= evaluate(logits_NC, targets_NC, data.task)
+    scores |= evaluate(logits_NC, targets_NC, data.task, thresholds_C)
+    scores |= _intervals(scores, logits_NC, targets_NC, data.task)
+    scores["thresholds"] = None if thresholds_C is None else thresholds_C.tolist()
     _keep_logits(job, [data.ids[row] for row in rows], logits_NC, targets_NC)
     scores["logits_sha256"] = sha256_file(job.directory / SCORES_NAME)
     text = json.dumps({**scores, "sha256": fingerprint(scores)}, indent=2) + "\n"
@@ -88,6 +103,35 @@ def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
         write_whole(job.partial, job.directory / EVAL_NAME, text.encode())
     say_masked(len(every) - len(rows), data.test_split)
     return scores
+
+
+def _thresholds(config: Config, job: Job, data: TokenData) -> Doubles | None:
+    """As validation clips want them; None where one label is decided by the largest score, or where
+    there are no validation clips but those that are scored."""
+    from train.logits import model_logits
+    from train.metrics import tuned_thresholds
+
+    rows = data.whole(data.rows("valid"))
+    if data.task != "multilabel" or data.test_split == "valid" or not len(rows):
+        return None
+    return tuned_thresholds(model_logits(config, job, data, rows), data.targets(rows))
+
+
+def _intervals(
+    scores: dict[str, Any], logits_NC: FloatsNC, targets_NC: FloatsNC, task: str
+) -> dict[str, Any]:
+    """95 % intervals of mAP and, of one label, of accuracy."""
+    from train.bootstrap import interval, map_replicates, share_replicates
+    from train.metrics import decide, ranked_by
+
+    replicates_B = {"map": map_replicates(ranked_by(logits_NC, task), targets_NC)}
+    if "accuracy" in scores:
+        is_right_N = np.any(decide(logits_NC, task) & (targets_NC > 0), axis=1)
+        replicates_B["accuracy"] = share_replicates(np.asarray(is_right_N))
+    return {
+        f"{name}_interval": interval(scores[name], values_B)
+        for name, values_B in replicates_B.items()
+    }
 
 
 def _keep_logits(job: Job, ids: list[str], logits_NC: FloatsNC, targets_NC: FloatsNC) -> None:
@@ -103,17 +147,34 @@ def summary(scored: list[tuple[Job, dict[str, Any]]]) -> dict[str, float]:
     knowing the class frequencies gives."""
     values: dict[str, list[float]] = defaultdict(list)
     for job, scores in scored:
-        for name in SHOWN:
-            if name in scores:
+        for name in SHARES:
+            if scores.get(name) is not None:
                 values[f"{job.model_name}_{name}"].append(scores[name])
         values["prior_map"].append(scores["prior_map"])
     return {name: round(100 * float(np.mean(shares)), 2) for name, shares in values.items()}
 
 
 def _say_table(scored: list[tuple[Job, dict[str, Any]]]) -> None:
-    columns = [name for name in (*SHOWN, "prior_map") if any(name in s for _, s in scored)]
-    say("".join([f"{'model':<22}{'clips':>12}", *(f"{name:>11}" for name in columns)]))
-    for job, scores in scored:
-        cells = [f"{100 * scores[name]:>10.2f}%" for name in columns]
-        scored_on = f"{scores['clips']} {scores['split']}"
-        say("".join([f"{job.name:<22}{scored_on:>12}", *cells]))
+    """In percent; the rest stands in `eval.json`. mAP has its 95 % interval beside it, and F1 is
+    macro: at probability one half, and at the thresholds that validation clips gave."""
+    rows = [(job.name, _cells(scores)) for job, scores in scored]
+    columns = [*dict.fromkeys(name for _, cells in rows for name in cells)]
+    say(f"{'model, in %':<22}" + "".join(f"{name:>10}" for name in columns))
+    for name, cells in rows:
+        say(f"{name:<22}" + "".join(f"{cells.get(column, ''):>10}" for column in columns))
+
+
+def _cells(scores: dict[str, Any]) -> dict[str, str]:
+    low, high = scores["map_interval"]
+    values = {
+        "accuracy": scores.get("accuracy"),
+        "mAP": scores["map"],
+        "+-": (high - low) / 2,
+        "mAUC": scores["mauc"],
+        "F1": scores["f1_macro"],
+        "F1 tuned": scores.get("tuned", {}).get("f1_macro"),
+        "prior mAP": scores["prior_map"],
+    }
+    held_out = {"clips": f"{scores['clips']} {scores['split']}"}
+    shares = {name: f"{100 * value:.2f}" for name, value in values.items() if value is not None}
+    return held_out | shares

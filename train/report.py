@@ -130,7 +130,9 @@ def _clips_section(layout: Layout) -> str:
 
 def _class_table(data: TokenData, scores: dict[str, Any]) -> str:
     """Average precision of every class with positives, best first."""
-    triples = zip(data.classes, scores["per_class_ap"], scores["positives"], strict=True)
+    triples = zip(
+        data.classes, scores["per_class"]["ap"], scores["per_class"]["positives"], strict=True
+    )
     known = [(name.name, ap, count) for name, ap, count in triples if ap is not None]
     body = "".join(
         f"<tr><td>{escape(name)}</td><td>{count}</td><td>{100 * ap:.1f} %</td>"

@@ -128,3 +128,11 @@ def test_train(tmp_path: Path) -> None:
     assert report["bench"] == "train"
     assert abs(float(report["overhead_share"])) < 0.5
     assert 0 <= float(report["loader_wait_share"]) < 0.5
+
+
+def test_metrics() -> None:
+    words = ("--clips", "4000", "--classes", "40", "--rounds", "3")
+    report = last_line("benchmarks.metrics", *words)
+    assert report["bench"] == "metrics"
+    assert float(report["vs_sklearn"]) > 1
+    assert float(report["max_abs_diff"]) <= 1e-9
