@@ -10,7 +10,6 @@ Legend: T frames of a clip, M mel bands, Q codebooks, V tokens in each, C clips.
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -30,7 +29,7 @@ from pipeline.audio.half import to_float32
 from pipeline.audio.mel import mel_filters
 from pipeline.audio.quantise import Quantiser, TokensTQ
 from pipeline.audio.resynth import require_mel, waveform_of
-from pipeline.audio.sniff import sniff
+from pipeline.audio.shown import data_url, picture, script_safe
 from shards.atomic import write_whole
 from shards.codebook import METRICS, STAGE, Codebook, codebook_file, fold_of, open_codebook
 from shards.commit import CommitRecord, stage_logs
@@ -101,7 +100,7 @@ def listen(run: Path, wanted: Sequence[str], names: Sequence[str]) -> Path:
         "books": [_of_book(book, searched) for book in books],
         "clips": _heard(layout, heard, books, rate_hz, config),
     }
-    page = TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", _script_safe(data))
+    page = TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", script_safe(data))
     write_whole(layout.partial, layout.root / PAGE_NAME, page.encode())
     say(f"{layout.root / PAGE_NAME}: {len(heard)} clips, {', '.join(book.name for book in books)}")
     return layout.root / PAGE_NAME
@@ -170,7 +169,7 @@ def _heard(
         for clip in clips:
             most = int(LONGEST_S * rate_hz / config.hop_length) + 1
             frames_TM = to_float32(clip.frames_TM)[:most]
-            versions = [{**version, **_picture(frames_TM)} for version in _original(layout, clip)]
+            versions = [{**version, **picture(frames_TM)} for version in _original(layout, clip)]
             versions.append(_version("its frames", frames_TM, rate_hz, config))
             for book in books:
                 tokens_TQ = book.quantiser.tokens(clip.frames_TM)[:most]  # a clip's, not a part's
@@ -193,7 +192,7 @@ def _original(layout: Layout, clip: Clip) -> list[Json]:
         (item,) = open_audio(layout).read(np.array([clip.row])).items
     except InputError:
         return []
-    return [{"title": "original", "audio": _data_url(item)}]
+    return [{"title": "original", "audio": data_url(item)}]
 
 
 def _version(
@@ -202,22 +201,9 @@ def _version(
     sound_N = waveform_of(frames_TM, rate_hz, config)
     return {
         "title": title,
-        "audio": _data_url(flac_bytes(sound_N, rate_hz)),
-        **_picture(frames_TM),
+        "audio": data_url(flac_bytes(sound_N, rate_hz)),
+        **picture(frames_TM),
     }
-
-
-def _picture(frames_TM: npt.NDArray[np.floating]) -> Json:
-    """A byte a cell, base64: 0 at -60 dB and below, 255 at 60 dB."""
-    levels_TM = np.clip((frames_TM.astype(np.float64) + 60) * 255 / 120, 0, 255)
-    grid = b64encode(levels_TM.astype(np.uint8).tobytes()).decode()
-    return {"frames": len(frames_TM), "grid": grid}
-
-
-def _data_url(audio: bytes) -> str:
-    kind = sniff(audio)
-    name = "flac" if kind is None else {"mp3": "mpeg"}.get(kind.name, kind.name)
-    return f"data:audio/{name};base64,{b64encode(audio).decode()}"
 
 
 # --- tokens ------------------------------------------------------------------------------------
@@ -296,8 +282,3 @@ def _bands(rate_hz: int, config: MelFrames) -> list[Json]:
         {"hz": round(hz, 1), "area": round(area, 4)}
         for hz, area in zip(centres_M.tolist(), areas_M.tolist(), strict=True)
     ]
-
-
-def _script_safe(data: Json) -> str:
-    """JSON that nothing in it can end the script with."""
-    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -21,7 +21,7 @@ def evaluate(config: Config) -> int:
 
 
 def report(config: Config) -> int:
-    from train import report
+    from train.pages import report
 
     return report.run(config)
 

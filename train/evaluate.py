@@ -1,8 +1,8 @@
 """`train eval`: scores of every trained model on its held-out clips, computed once and kept.
 
-`scores.parquet` beside the weights holds id, logits and labels of every clip scored; `eval.json`
-holds the scores, the model that they are of, and the thresholds, which validation clips decided.
-A second `eval` reads them, without torch.
+`scores.parquet` beside the weights holds id, logits and labels of every clip scored, and its place
+on a map of them; `eval.json` holds the scores, the model that they are of, and thresholds, which
+validation clips decided. A second `eval` reads them, without torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SCORES_NAME = "scores.parquet"
 EVAL_NAME = "eval.json"
-FORMAT = 2
+FORMAT = 3
 FloatsNC = npt.NDArray[np.float32]
 ORDERED = ("map", "map_weighted", "mauc", "lwlrap")
 SHARES = ("accuracy", *ORDERED, "f1_micro", "f1_macro", "hamming")
@@ -90,13 +90,16 @@ def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     data = job_data(config, job)
     every = data.rows(data.test_split)
     rows = data.whole(every)
-    logits_NC, targets_NC = model_logits(config, job, data, rows), data.targets(rows)
+    seen: list[FloatsNC] = []
+    logits_NC = model_logits(config, job, data, rows, seen.append)
+    targets_NC = data.targets(rows)
     thresholds_C = _thresholds(config, job, data)
     scores = {"model": stamp, "split": data.test_split, "clips": len(rows)}
     scores |= evaluate(logits_NC, targets_NC, data.task, thresholds_C)
     scores |= _intervals(scores, logits_NC, targets_NC, data.task)
     scores["thresholds"] = None if thresholds_C is None else thresholds_C.tolist()
-    _keep_logits(job, [data.ids[row] for row in rows], logits_NC, targets_NC)
+    map_N2 = plane(np.concatenate(seen) if seen else logits_NC)
+    _keep_logits(job, [data.ids[row] for row in rows], logits_NC, targets_NC, map_N2)
     scores["logits_sha256"] = sha256_file(job.directory / SCORES_NAME)
     text = json.dumps({**scores, "sha256": fingerprint(scores)}, indent=2) + "\n"
     if not data.source.damaged:  # or they would stand when it is mended
@@ -134,9 +137,23 @@ def _intervals(
     }
 
 
-def _keep_logits(job: Job, ids: list[str], logits_NC: FloatsNC, targets_NC: FloatsNC) -> None:
+def plane(vectors_ND: FloatsNC) -> FloatsNC:
+    """Vectors in the plane of their two directions of largest variance, float32 [N, 2]."""
+    centred_ND = vectors_ND - vectors_ND.mean(axis=0, dtype=np.float64)
+    _, directions_DD = np.linalg.eigh(centred_ND.T @ centred_ND)
+    main_D2 = directions_DD[:, ::-1][:, :2]
+    main_D2 = main_D2 * np.sign(main_D2[np.abs(main_D2).argmax(axis=0), range(main_D2.shape[1])])
+    found_N2 = np.zeros((len(vectors_ND), 2), np.float32)
+    found_N2[:, : main_D2.shape[1]] = centred_ND @ main_D2
+    return found_N2
+
+
+def _keep_logits(
+    job: Job, ids: list[str], logits_NC: FloatsNC, targets_NC: FloatsNC, map_N2: FloatsNC
+) -> None:
     labels = [np.flatnonzero(targets_C).tolist() for targets_C in targets_NC]
-    table = pa.table({"id": ids, "logits": list(logits_NC), "labels": labels})
+    columns = {"id": ids, "logits": list(logits_NC), "labels": labels, "map": list(map_N2)}
+    table = pa.table(columns)
     with Attempt(job.partial, "scores") as attempt:
         pq.write_table(table, attempt.path("table"))
         attempt.publish("table", job.directory / SCORES_NAME)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -23,11 +23,15 @@ from train.jobs import WEIGHTS_NAME, Job
 from train.models import build
 
 LogitsNC = npt.NDArray[np.float32]
+See = Callable[[npt.NDArray[np.float32]], None]  # vectors [B, D]
 
 
-def model_logits(config: Config, job: Job, data: TokenData, rows: Rows) -> LogitsNC:
-    """Logits [N, C] of some rows by a committed model, bag or neural; raises IntegrityError where
-    its files changed."""
+def model_logits(
+    config: Config, job: Job, data: TokenData, rows: Rows, see: See | None = None
+) -> LogitsNC:
+    """Logits [N, C] of some rows by a committed model, bag or neural; `see` is called with what the
+    last layer of a neural one reads of each batch. Raises IntegrityError where its files changed.
+    """
     record = job.record()
     assert record is not None, "only committed models are scored"
     for file in record.files:
@@ -37,6 +41,9 @@ def model_logits(config: Config, job: Job, data: TokenData, rows: Rows) -> Logit
         return bag_logits(load_arrays(weights), data, rows)
     model = build(job.model, data.seen, len(data.classes), data.longest)
     model.load_state_dict(load_tensors(weights))
+    if see is not None:
+        head = model.get_submodule("head")
+        head.register_forward_pre_hook(lambda _, read: see(read[0].float().cpu().numpy()))
     device = choose_device(config.train.device)
     return logits_of(model.to(device), data, rows, config.train.forward_size, device)
 

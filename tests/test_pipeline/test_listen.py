@@ -21,7 +21,8 @@ from configs.load import merge
 from configs.schema import Config
 from pipeline.__main__ import VERBS
 from pipeline.audio.frames import frames_of
-from pipeline.listen import _names, _script_safe, listen
+from pipeline.audio.shown import script_safe
+from pipeline.listen import _names, listen
 from pipeline.verbs import run_verb
 from shards.layout import Layout
 
@@ -143,7 +144,7 @@ def test_without_kept_audio_the_original_is_left_out(heard: Config, tmp_path: Pa
 
 
 def test_nothing_in_the_data_ends_the_script() -> None:
-    assert "<" not in _script_safe({"labels": "</script><b>"})
+    assert "<" not in script_safe({"labels": "</script><b>"})
 
 
 def test_the_page_asks_for_nothing_outside_itself(heard: Config) -> None:

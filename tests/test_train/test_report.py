@@ -1,91 +1,210 @@
-"""The report: one HTML file that opens offline and shows what it should, names escaped."""
+"""The report: one HTML file that opens offline, shows what it should, and can be used."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Callable
-from html import escape
-from html.parser import HTMLParser
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from configs.schema import Config
 from shards import plan as plans
 from shards.layout import Layout
 from shards.plan import ClassName
-from train import report
+from tests.browser import CHROMIUM, Browser, browser
+from train.pages import report
 
 CopyRun = Callable[..., Config]
-EVIL = "<script>alert('x')</script> & \"Co\""
+EVIL = "</script><img src=x onerror=alert('x')> & \"Co\""
+SECTIONS = "Classes Curves Confusion Clips Training Tokens Data Origin".split()
 
 
-class Page(HTMLParser):
-    """Tags, attributes and text of a page."""
+def page_of(config: Config) -> Path:
+    return Layout(config.run).model("linear") / "report.html"
 
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.references: list[str] = []
-        self.texts: list[str] = []
-        self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        names = ("src", "href", "xlink:href", "srcset", "action", "data", "poster")
-        self.references += [value or "" for name, value in attrs if name in names]
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    def cells(self, tag: str) -> int:
-        return self.tags.count(tag)
+def data_of(config: Config) -> dict[str, Any]:
+    found = re.search(r"^const DATA = (.*);$", page_of(config).read_text(), re.MULTILINE)
+    assert found is not None
+    data: dict[str, Any] = json.loads(found[1])
+    return data
 
 
 @pytest.fixture
-def evil_run(copy_run: CopyRun, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """The finished run with an evil name for every class."""
+def reported(copy_run: CopyRun) -> Config:
     config = copy_run()
-    plan = plans.load_bound(Layout(config.run))
-    classes = tuple(ClassName(name.id, f"{EVIL} {name.id}") for name in plan.classes)
-    evil = dataclasses.replace(plan, classes=classes)
-    monkeypatch.setattr("shards.stream.choice.plans.load_bound", lambda _: evil)
+    assert report.run(config) == 0
     return config
 
 
-def test_one_page_with_all_sections_and_no_reference_outside(evil_run: Config) -> None:
-    assert report.run(evil_run) == 0
-    models = Layout(evil_run.run).root / "models"
-    assert [path.parent.name for path in models.glob("*/report.html")] == ["linear"]
-    text = (models / "linear" / "report.html").read_text()
-    page = Page(text)
-    shown = " ".join(page.texts)
+def test_it_holds_what_was_scored_and_what_it_was_scored_on(reported: Config) -> None:
+    data = data_of(reported)
+    scores = json.loads(page_of(reported).with_name("eval.json").read_text())
+    own, bag, chance = data["models"]
+    assert (own["name"], bag["name"], chance["name"]) == ("linear", "bag", "class frequencies only")
+    assert own["map"] == scores["map"]
+    assert own["map_interval"][0] < own["map"] < own["map_interval"][1]
+    assert chance["map"] == scores["prior_map"]
+    assert data["per_class"]["ap"] == scores["per_class"]["ap"]
+    assert len(data["classes"]) == 12
+    assert sum(data["labels_a_clip"]) == scores["clips"] == len(data["map"]["places"])
+    assert sum(data["lengths"]["counts"]) == data["quarantine"]["decoded"] == 64
+    assert data["training"]["steps"][-1][0] >= data["training"]["valid"][-1][0] > 0
+    assert {"Python", "torch", "zarr"} <= data["origin"]["versions"].keys()
+    assert "run: " in data["origin"]["config"]
+    assert len(data["codebook"]["map"]) == data["codebook"]["k"]
 
-    assert not {"script", "link", "iframe", "img", "object", "base"} & set(page.tags)
-    assert all(r.startswith(("#", "data:")) for r in page.references)
-    assert not re.search(r"@import|url\((?!['\"]?#)", text)
 
-    assert page.cells("svg") == 3  # curves, token figure, spectrogram
-    for label in ("validation mAP, %", "rank of the token", "mel band", "tokens", "seconds"):
-        assert label in shown
-    for heading in ("Scores", "Training", "Classes", "Tokens", "A clip and its tokens", "Config"):
-        assert f"<h2>{heading}</h2>" in text
-    assert text.count('class="bar"') == 12, "one row a class with positives"
-    assert "bag" in page.texts
-    assert "class frequencies only" in page.texts
-    assert "perplexity" in shown
-
-    assert EVIL not in text
-    assert escape(EVIL) in text
-    assert f"{EVIL} /s/00" in page.texts, "escaped once, not twice"
-    assert str(evil_run.run) in shown
+def test_worst_and_best_clips_can_be_heard(reported: Config) -> None:
+    clips = data_of(reported)["clips"]
+    assert {name: len(cards) for name, cards in clips.items()} == {"worst": 6, "best": 6}
+    ids = [card["id"] for cards in clips.values() for card in cards]
+    assert len({*ids}) == 12
+    plan = plans.load(Layout(reported.run))
+    labels = dict(
+        zip(plan.column("id").to_pylist(), plan.column("labels").to_pylist(), strict=True)
+    )
+    for card in clips["worst"] + clips["best"]:
+        sound, rate_hz = soundfile.read(BytesIO(b64decode(card["audio"].partition(",")[2])))
+        assert len(sound) / rate_hz == pytest.approx(card["seconds"], abs=0.05)
+        assert np.abs(sound).max() > 1e-3
+        assert card["labels"] == sorted(labels[card["id"]])
+        assert len(card["tokens"][0]) == card["frames"]
+        assert len(b64decode(card["grid"])) == card["frames"] * card["bands"]
+        shares = [share for _, share in card["said"]]
+        assert shares == sorted(shares, reverse=True)
 
 
 def test_a_report_is_the_same_bytes_again(copy_run: CopyRun) -> None:
     config = copy_run(model=("linear",))
-    path = Layout(config.run).model("linear") / "report.html"
     pages = []
     for _ in range(2):
         report.run(config)
-        pages.append(path.read_bytes())
+        pages.append(page_of(config).read_bytes())
     assert pages[0] == pages[1]
+
+
+def test_a_run_that_kept_no_audio_is_shown_without(
+    copy_run: CopyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.stream.audio._store_of", refuse)
+    config = copy_run(model=("linear",))
+    assert report.run(config) == 0
+    clips = data_of(config)["clips"]
+    assert not any("audio" in card for card in clips["worst"])
+    assert all("grid" in card for card in clips["worst"])
+
+
+def refuse(_: object) -> None:
+    from configs.errors import InputError
+
+    raise InputError("holds no audio")
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def evil(copy_run: CopyRun, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The finished run with an evil name for every class, reported."""
+    config = copy_run()
+    plan = plans.load_bound(Layout(config.run))
+    classes = tuple(ClassName(name.id, f"{EVIL} {name.id}") for name in plan.classes)
+    changed = dataclasses.replace(plan, classes=classes)
+    monkeypatch.setattr("shards.stream.choice.plans.load_bound", lambda _: changed)
+    assert report.run(config) == 0
+    return config
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_a_browser_shows_all_of_it_and_asks_for_nothing(
+    width: int, dark: bool, tab: Browser, evil: Config
+) -> None:
+    tab.look(width, dark=dark)
+    tab.asked.clear()
+    tab.open(page_of(evil))
+    assert tab.run("[...document.querySelectorAll('h2')].map(h => h.textContent)") == SECTIONS
+    assert tab.run("document.querySelectorAll('#classes tbody tr').length") == 12
+    assert tab.run("document.querySelectorAll('audio').length") == 12
+    assert tab.run("[...document.querySelectorAll('svg')].every(svg => svg.childElementCount > 3)")
+    assert tab.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+    assert tab.run("document.querySelector('#classes').textContent").count(EVIL) == 12
+    assert tab.run("document.querySelectorAll('img').length") == 0
+    assert tab.complaints == []
+    outside = [url for url in tab.asked if not url.startswith("data:")]
+    assert outside == [page_of(evil).as_uri()]
+
+
+def aps_shown(tab: Browser) -> list[float]:
+    cells = "[...document.querySelectorAll('#classes tbody tr td:nth-child(4)')]"
+    shown = tab.run(f"{cells}.map(cell => cell.textContent)")
+    return [float(text.rstrip("\u00a0%")) for text in shown if text]
+
+
+def test_classes_are_sorted_and_found_by_keyboard(tab: Browser, reported: Config) -> None:
+    tab.look(1280)
+    tab.open(page_of(reported))
+    falling = aps_shown(tab)
+    assert falling == sorted(falling, reverse=True)
+    tab.run("document.querySelectorAll('#classes th button')[3].focus()")
+    tab.press("Enter", "\r")
+    assert aps_shown(tab) == sorted(falling)
+    assert tab.run("document.querySelector('#classes th[aria-sort]').ariaSort") == "ascending"
+    assert tab.run("document.activeElement.textContent").startswith("AP"), "it keeps the focus"
+
+    name = data_of(reported)["classes"][3]
+    tab.run("document.getElementById('find').focus()")
+    tab.type(name[:5].upper())
+    names = tab.run(
+        "[...document.querySelectorAll('#classes tbody td:first-child')].map(td => td.textContent)"
+    )
+    assert name in names
+    assert len(names) < 12
+    assert tab.run("document.getElementById('found').textContent") == f"{len(names)} of 12 classes"
+
+    before = tab.run("document.querySelectorAll('#pr polyline').length")
+    tab.run("document.querySelector('#classes tbody button').focus()")
+    tab.press("Enter", "\r")
+    assert tab.run("document.querySelectorAll('#pr polyline').length") == before + 1
+    assert names[0] in tab.run("document.getElementById('pr-said').textContent")
+    assert tab.complaints == []
+
+
+def test_clips_play(tab: Browser, reported: Config) -> None:
+    tab.open(page_of(reported))
+    script = """
+      (async () => {
+        const player = document.querySelector('audio');
+        await player.play();
+        await new Promise(done => setTimeout(done, 400));
+        return [player.currentTime, player.duration];
+      })()"""
+    now_s, duration_s = tab.run(script)
+    assert now_s > 0
+    assert duration_s == pytest.approx(1.5, abs=0.1)
+    assert tab.complaints == []
+
+
+def test_what_is_nearest_to_the_pointer_is_said(tab: Browser, reported: Config) -> None:
+    tab.open(page_of(reported))
+    script = """(() => {
+        const svg = document.getElementById('map'), box = svg.getBoundingClientRect();
+        const at = { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2 };
+        svg.dispatchEvent(new PointerEvent('pointermove', at));
+        return svg.lastElementChild.textContent;
+      })()"""
+    said = tab.run(script)
+    assert said.partition(":")[0] in data_of(reported)["map"]["ids"]
