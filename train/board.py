@@ -38,17 +38,23 @@ def refuse_without_tensorboard() -> None:
 
 
 class Board:
-    """The event file in a directory; `partial` is where it is written anew before it appears."""
+    """The event file in a directory; `partial` is where it is written anew before it appears. One
+    that is off shows nothing: what it showed before would be of steps that a kill took back."""
 
-    def __init__(self, directory: Path, partial: Path) -> None:
-        self.path, self._partial = directory / FILE_NAME, partial
+    def __init__(self, directory: Path, partial: Path, *, is_on: bool = True) -> None:
+        self.path, self._partial, self._is_on = directory / FILE_NAME, partial, is_on
 
     def begin(self, records: Iterable[Record]) -> None:
         """Let it hold these records, and nothing else."""
+        if not self._is_on:
+            self.path.unlink(missing_ok=True)
+            return
         data = _framed(file_version=VERSION) + b"".join(map(_event, records))
         write_whole(self._partial, self.path, data)
 
     def append(self, record: Record) -> None:
+        if not self._is_on:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             file.write(_event(record))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -139,13 +141,13 @@ def open_newest(
 
 
 def is_whole(path: Path) -> bool:
-    """Whether all of a checkpoint is as it was written. Raises OSError where that cannot be told,
-    as on a disk that is away: what cannot be read may be whole."""
+    """Whether all of a checkpoint is as it was written, and where. Raises OSError where that cannot
+    be told, as on a disk that is away: what cannot be read may be whole."""
     state = _read_state(path)
+    if state is None or state["step"] != step_of(path):
+        return False
     try:
-        return state is not None and all(
-            sha256_file(path / name) == sha256 for name, sha256 in state["sha256"].items()
-        )
+        return all(sha256_file(path / name) == sha256 for name, sha256 in state["sha256"].items())
     except FileNotFoundError:
         return False
 
@@ -159,8 +161,19 @@ def _read_state(path: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
         return state if state.pop("state_sha256") == fingerprint(state) else None
-    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+class _Signed(FileSystem):
+    """A directory that holds the files of its state.json, and nothing else: what others left there
+    would be read in their place."""
+
+    def ls(self, path: str | os.PathLike[str]) -> list[str]:
+        state = _read_state(Path(path))
+        return [str(Path(path, name)) for name in (state or {"sha256": {}})["sha256"]]
 
 
 def restore(path: Path, learner: Learner) -> None:
@@ -171,8 +184,10 @@ def restore(path: Path, learner: Learner) -> None:
     is_alone = not distributed.is_initialized()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as we say ourselves
+        reader = HuggingFaceStorageReader(str(path))
+        reader.fs = _Signed()
         try:
-            load(named, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=is_alone)
+            load(named, storage_reader=reader, no_dist=is_alone)
         except CheckpointException as error:
             raise IntegrityError(
                 f"{path} cannot be loaded ({_met(error)}): where every rank sees it, delete it, "

@@ -77,12 +77,11 @@ def fit_job(config: Config, job: Job, stop: Stop, world: World, meeting: Meeting
     """Train and commit one model, unless it is committed."""
     decided = recipe(config, job)
     if world.rank == 0:
+        sweep(job.partial)
         job.log.open(decided, job.checkpoints)
     if job.record() is not None:
         say(f"fit {job.name}: committed, nothing to do")
         return
     from train.trainers import train_and_commit  # torch and transformers take ten seconds
 
-    if world.rank == 0:
-        sweep(job.partial)
     train_and_commit(config, job, fingerprint(decided), stop, world, meeting)

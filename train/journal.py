@@ -1,8 +1,8 @@
 """metrics.jsonl: what a training logged, one JSON line a record, each with its step.
 
 A line that a kill cut short is left out; a resumed training drops what the killed one logged
-after its checkpoint. No weights hang on it: it is not synced, and a power loss may take its end.
-A board shows the same records elsewhere.
+after its checkpoint. No weights hang on it: a power loss may take its end, but not a record that
+lasts, on disk before the step is saved. A board shows the same records elsewhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.atomic import write_whole
+from shards.atomic import sync_directory, sync_file, write_whole
 from shards.events import read_lines
 from train.board import Board
 
@@ -30,10 +30,13 @@ class Journal:
     partial: Path
     board: Board | None = None
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Record, *, lasts: bool = False) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        if lasts:
+            sync_file(self.path)
+            sync_directory(self.path.parent)
         if self.board is not None:
             self.board.append(record)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.console import say
 from configs.errors import IntegrityError
 from configs.schema import TrainConfig
 from shards.stream.sampler import Cursor
@@ -12,6 +13,8 @@ from train import checkpoint
 from train.history import History
 from train.learner import Learner
 from train.ranks import Ranks
+
+REDO = "Remove it and all later ones, and the training goes on from an earlier one, or begins anew"
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,27 @@ class Kept:
             count = self.config.keep_checkpoints
             checkpoint.keep_last(self.directory, self.partial, count, best_of)
 
+    def warn_of_best(self, history: History) -> None:
+        """Say early where that of the best step so far is not whole: a later one may score
+        higher, and at the end it would be too late to wonder."""
+        path, is_whole = self._best(history)
+        if not is_whole:
+            say(
+                f"warning: {path}, which scored best so far, is damaged or gone: if no later step "
+                f"scores higher, the training cannot end with it. {REDO}"
+            )
+
     def best(self, history: History) -> Path | None:
         """That of the step that scored best, where a training ends with it; raises IntegrityError
         where it is not whole."""
-        if self.config.select != "best" or (step := history.best_step) is None:
-            return None
-        path = self.directory / checkpoint.name_of(step)
-        if self.ranks.any(self.ranks.is_first and not checkpoint.is_whole(path)):
-            raise IntegrityError(
-                f"{path}, which scored best, is damaged or gone: remove it and all later ones, and "
-                "the training goes on from an earlier one, or begins anew"
-            )
+        path, is_whole = self._best(history)
+        if not is_whole:
+            raise IntegrityError(f"{path}, which scored best, is damaged or gone. {REDO}")
         return path
+
+    def _best(self, history: History) -> tuple[Path | None, bool]:
+        """The same, and whether it is whole."""
+        if self.config.select != "best" or (step := history.best_step) is None:
+            return None, True
+        path = self.directory / checkpoint.name_of(step)
+        return path, not self.ranks.any(self.ranks.is_first and not checkpoint.is_whole(path))

@@ -217,11 +217,10 @@ def _resume(fit: Fit, learner: Learner) -> tuple[int, Place, History]:
 
 
 def _catch_up(fit: Fit, learner: Learner, done: int, history: History, stop: Stop) -> None:
-    """Do the validation that a signal cut short, and see that the best checkpoint is there: at the
-    end of the training it would be too late."""
+    """Do the validation that a signal cut short, and look whether the best checkpoint is there."""
     if _lacks_validation(fit, done, history):
         _validate(fit, learner, done, history, stop)
-    fit.kept.best(history)
+    fit.kept.warn_of_best(history)
 
 
 def _log(fit: Fit, done: int, cursor: Cursor, log: dict[str, float]) -> None:
@@ -239,7 +238,7 @@ def _log_masked(fit: Fit, done: int, step: Step[Batch]) -> None:
         damaged = fit.ranks.concatenated(own[~np.isin(own, fit.data.whole(own))])
         if len(damaged):
             ids = [fit.data.ids[row] for row in np.unique(damaged).tolist()]
-            fit.log({"step": done, "masked": ids})
+            fit.log({"step": done, "masked": ids}, lasts=True)
 
 
 def _validate(fit: Fit, learner: Learner, done: int, history: History, stop: Stop) -> None:

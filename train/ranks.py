@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from concurrent.futures import wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -23,9 +24,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from configs.console import counted, say
 from configs.errors import InputError, TrainingFailed
 from configs.schema import TrainConfig
 from shards.stream.schedule import World
+from shards.stream.threads import Threads
 from train.device import choose_device
 from train.world import number_on_host
 
@@ -33,6 +36,7 @@ Array = TypeVar("Array", bound=npt.NDArray[np.generic])
 Item = TypeVar("Item")
 Parallel = Literal["ddp", "fsdp"]
 
+FIRST_NOTE_S = 5.0
 OF_A_LOST_RANK = ("gloo", "nccl", "connection")  # words of what is raised beside it
 
 
@@ -165,15 +169,36 @@ def joined(world: World, config: TrainConfig) -> Iterator[Ranks]:
 
 
 def _meet(ranks: Ranks) -> None:
-    """Raises InputError where ranks do not find each other; NCCL looks at the first sum only."""
-    is_gpu = ranks.device.type == "cuda"
-    if is_gpu:
-        torch.cuda.set_device(ranks.device)
+    """Raises InputError where ranks do not find each other.
+
+    They meet in a thread: the call itself hears no signal while it waits for the others, which may
+    have been refused, and gone.
+    """
+    threads, limit_s = Threads(1), FIRST_NOTE_S
+    future = threads.submit(lambda: _meet_here(ranks))
+    while not wait([future], limit_s).done:
+        if ranks.is_first:
+            where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+            say(f"rank 0 waits for {counted(ranks.count - 1, 'other rank')} at {where}")
+        limit_s *= 2
+    threads.end()
     try:
-        distributed.init_process_group("nccl" if is_gpu else "gloo")
-        ranks.total(1.0)
+        future.result()
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the {ranks.count} ranks did not meet: {_first_line(error)}") from None
+    _use_gpu(ranks)
+
+
+def _meet_here(ranks: Ranks) -> None:
+    _use_gpu(ranks)
+    distributed.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
+    ranks.total(1.0)  # NCCL looks at the first sum only
+
+
+def _use_gpu(ranks: Ranks) -> None:
+    """In this thread."""
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)
 
 
 def refuse_other_configs(ranks: Ranks, fingerprint: str) -> None:

@@ -58,7 +58,7 @@ def train_and_commit(
 def _meant(config: Config, fingerprint: str) -> str:
     """What all ranks have to be started with: the recipe, and whatever decides when they meet."""
     settings = config.train.model_dump(mode="json", exclude={"device", "threads"})
-    return fingerprint_of([fingerprint, settings, config.model])
+    return fingerprint_of([fingerprint, settings, config.data.on_damage, config.model])
 
 
 def _fit_bag(job: Job, data: TokenData) -> bytes:

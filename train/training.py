@@ -76,10 +76,10 @@ class Fit:
 
     @cached_property
     def journal(self) -> Journal:
-        path = self.directory / BOARD_NAME
-        board = Board(path, self.partial) if self.config.tensorboard else None
+        path, is_on = self.directory / BOARD_NAME, self.config.tensorboard
+        board = Board(path, self.partial, is_on=is_on)
         return Journal(self.directory / JOURNAL_NAME, self.partial, board)
 
-    def log(self, record: dict[str, object]) -> None:
+    def log(self, record: dict[str, object], *, lasts: bool = False) -> None:
         if self.ranks.is_first:
-            self.journal.append(record)
+            self.journal.append(record, lasts=lasts)

@@ -95,6 +95,18 @@ def test_it_may_be_asked_for_in_the_middle(random_data: MakeData, make_fit: Make
     assert shown(again.directory / "tensorboard") == logged(again)
 
 
+def test_switched_off_it_shows_nothing_that_a_kill_took_back(
+    random_data: MakeData, make_fit: MakeFit
+) -> None:
+    data = random_data((9, 3, 0))
+    with pytest.raises(ZeroDivisionError):
+        run(make_fit(data, directory="died", tensorboard=True, **SETTINGS), LINEAR, 6, die)
+    again = make_fit(data, directory="died", **SETTINGS)
+    assert list((again.directory / "tensorboard").iterdir())
+    run(again, LINEAR)
+    assert not list((again.directory / "tensorboard").iterdir())
+
+
 def test_numbers_that_are_none_are_shown_as_such(tmp_path: Path) -> None:
     board = Board(tmp_path / "tensorboard", tmp_path)
     board.begin([{"step": 1, "loss": math.nan, "masked": ["clip7"]}])

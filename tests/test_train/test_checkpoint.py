@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,32 @@ def test_the_newest_is_the_highest_step(directory: Path) -> None:
     for step in (9, 1_000_000, 200):
         Made(0).save(directory, step)
     assert checkpoint.newest(directory, directory.parent / "partial") == directory / "step-1000000"
+
+
+def test_what_others_left_in_a_checkpoint_is_not_read(directory: Path) -> None:
+    saved, older = Made(0), Made(5)
+    saved.save(directory, 12)
+    older.save(directory, 9)
+    there = directory / "step-000012"
+    shutil.copy(directory / "step-000009/model.safetensors", there / "zzz.safetensors")
+    (there / "._model.safetensors").write_bytes(b"of another system")
+    fresh = Made(1)
+    assert fresh.resume(directory).step == 12
+    assert fresh.equals(saved)
+
+
+def test_one_under_the_name_of_another_step_is_none(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = Made(0)
+    saved.save(directory, 12)
+    shutil.copytree(directory / "step-000012", directory / "step-000020")
+    (directory / "step-000030").write_text("a file")
+    fresh = Made(1)
+    assert fresh.resume(directory).step == 12
+    assert fresh.equals(saved)
+    assert sorted(path.name for path in directory.iterdir()) == ["step-000012"]
+    assert capsys.readouterr().out.count("is damaged and removed") == 2
 
 
 def test_only_the_last_are_kept(directory: Path) -> None:

@@ -149,19 +149,37 @@ def best_of_many(random_data: MakeData, make_fit: MakeFit) -> Fit:
 
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_a_best_checkpoint_that_is_not_whole_is_told_before_training_goes_on(
-    is_gone: bool, scripted: list[float], random_data: MakeData, make_fit: MakeFit
+    is_gone: bool,
+    scripted: list[float],
+    random_data: MakeData,
+    make_fit: MakeFit,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """And refused at the end, if it is the best one then, too."""
     scripted += [0.1, 0.7, 0.3, 0.2, 0.2, 0.2]
     again = best_of_many(random_data, make_fit)
     best = again.checkpoints / "step-000004"
     (best / "model.safetensors").write_bytes(b"half")
     if is_gone:
         shutil.rmtree(best)
-    with pytest.raises(IntegrityError, match="step-000004, which scored best, is damaged or gone"):
+    with pytest.raises(ZeroDivisionError):
         run(again, LINEAR, 2, die)
+    assert "step-000004, which scored best so far, is damaged or gone" in capsys.readouterr().out
+    with pytest.raises(IntegrityError, match="step-000004, which scored best, is damaged or gone"):
+        run(again, LINEAR)
     for path in again.checkpoints.iterdir():
         shutil.rmtree(path)
     run(again, LINEAR)
+
+
+def test_a_damaged_one_that_a_later_step_beats_costs_nothing(
+    scripted: list[float], random_data: MakeData, make_fit: MakeFit
+) -> None:
+    scripted += [0.1, 0.7, 0.3, 0.2, 0.8, 0.2]
+    again = best_of_many(random_data, make_fit)
+    (again.checkpoints / "step-000004/optimizer.safetensors").write_bytes(b"half")
+    whole = make_fit(again.data, **again.config.model_dump(include={"select", "epochs"}))
+    assert torch.equal(ended(again), ended(whole))
 
 
 def test_without_the_newest_the_best_before_is_there(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from train.journal import Journal
 
 
@@ -35,3 +37,22 @@ def test_a_validation_that_no_checkpoint_knows_is_taken_back(tmp_path: Path) -> 
         (10, True),
         (20, False),
     ]
+
+
+def test_what_lasts_is_on_disk_when_it_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, str]] = []
+    path = tmp_path / "model" / "metrics.jsonl"
+
+    def note(place: Path) -> None:
+        synced.append((place, path.read_text()))
+
+    monkeypatch.setattr("train.journal.sync_file", note)
+    monkeypatch.setattr("train.journal.sync_directory", note)
+    journal = Journal(path, tmp_path)
+    journal.append({"step": 1, "loss": 2.0})
+    assert synced == []
+    journal.append({"step": 1, "masked": ["clip7"]}, lasts=True)
+    assert [place for place, _ in synced] == [path, path.parent]
+    assert all('"clip7"' in text for _, text in synced)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -200,17 +201,39 @@ def test_ranks_train_one_model_after_another(copy_run: CopyRun, tmp_path: Path) 
     assert all((Layout(config.run).model(name) / "model.safetensors").exists() for name in models)
 
 
-@pytest.mark.parametrize("over", [{"lr": 0.5}, {"checkpoint_every_steps": 3}], ids=["lr", "when"])
+@pytest.mark.parametrize(
+    ("section", "over"),
+    [
+        ("train", {"lr": 0.5}),
+        ("train", {"checkpoint_every_steps": 3}),
+        ("data", {"on_damage": "mask"}),
+    ],
+    ids=["lr", "when", "damage"],
+)
 def test_ranks_of_other_configs_are_refused(
-    over: dict[str, Any], copy_run: CopyRun, tmp_path: Path
+    section: str, over: dict[str, Any], copy_run: CopyRun, tmp_path: Path
 ) -> None:
     """Also where what differs decides no weights, but when ranks meet."""
     config = job(copy_run)
-    other = config.model_copy(update={"train": config.train.model_copy(update=over)})
+    other = config.model_copy(update={section: getattr(config, section).model_copy(update=over)})
     codes, said = ended(start_each("fit", [config, other], tmp_path))
     assert codes == [2, 2]
     assert all("rank 1 was started with another config, or run, than rank 0" in one for one in said)
     assert not (Layout(config.run).model("made") / "checkpoints").exists()
+
+
+def test_a_rank_that_waits_for_another_hears_a_signal(copy_run: CopyRun, tmp_path: Path) -> None:
+    """The other one may have been refused, and gone."""
+    config = job(copy_run)
+    first, other = start("fit", config, tmp_path, 2)
+    other.kill()
+    other.communicate(timeout=60)
+    lines = iter(first.stdout.readline, "")
+    assert any("rank 0 waits for 1 other rank at 127.0.0.1:" in line for line in lines)
+    first.send_signal(signal.SIGTERM)
+    codes, said = ended([first])
+    assert codes == [75], said
+    assert "stopped: " in said[0]
 
 
 @pytest.mark.parametrize(

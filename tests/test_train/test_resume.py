@@ -371,3 +371,12 @@ def test_the_cure_for_too_few_positions_works(copy_run: CopyRun) -> None:
         fit.run(config)
     longer = {"models": {"bert": {**bert, "max_positions": 66}}}
     assert fit.run(Config.model_validate(config.model_dump() | longer)) == 0
+
+
+def test_what_a_kill_at_the_commit_left_in_the_making_goes(copy_run: CopyRun) -> None:
+    config = copy_run(model=("linear",))
+    left = Layout(config.run).model("linear") / "partial" / "000000.json-0123"
+    left.mkdir(parents=True)
+    (left / "file").write_text("half")
+    assert fit.run(config) == 0
+    assert not left.exists()
