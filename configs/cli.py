@@ -95,7 +95,7 @@ def _dispatch(
     if isinstance(verb, RunVerb):
         if rest:
             args.words += rest
-        return verb.run(_run_directory(args.run), args)
+        return verb.run(run_directory(args.run), args)
     return _run_verb(verb, args, rest)
 
 
@@ -118,7 +118,8 @@ def _leave_on_signals() -> None:
             signal.signal(number, lambda *_: os._exit(0))
 
 
-def _run_directory(path: Path) -> Path:
+def run_directory(path: Path) -> Path:
+    """The path itself; raises InputError unless a run lies there."""
     from configs.load import SAVED_NAME
 
     if not (path / SAVED_NAME).is_file():

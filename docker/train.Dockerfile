@@ -47,7 +47,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     DASK_CONFIG=/app/docker/dask.yaml \
     PYTHONUNBUFFERED=1 \
-    MPLCONFIGDIR=/tmp/matplotlib \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1000
 HEALTHCHECK --interval=30s --timeout=15s --start-period=60s CMD ["python", "docker/healthy.py"]

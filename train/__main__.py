@@ -1,10 +1,13 @@
-"""`python -m train VERB CONFIG [key=value ...]`: from token shards to a model and its scores."""
+"""`python -m train VERB CONFIG [key=value ...]`: from token shards to a model and its scores, and
+`python -m train VERB RUN ...`: what models say, side by side or clip by clip."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from pathlib import Path
 
-from configs.cli import Verb, main
+from configs.cli import AnyVerb, RunVerb, Verb, main, run_directory
 from configs.schema import Config
 
 
@@ -26,10 +29,34 @@ def report(config: Config) -> int:
     return report.run(config)
 
 
-VERBS = {
+def compare(run: Path, args: argparse.Namespace) -> int:
+    from train.pages.compare import compare
+
+    return compare([run, *(run_directory(Path(word)) for word in args.words)], args.out)
+
+
+def inspect(run: Path, args: argparse.Namespace) -> int:
+    from train.pages.inspect import inspect
+
+    return inspect(run, args.clip, args.model)
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="RUN", help="further runs")
+    parser.add_argument("--out", type=Path, help="the page; none: compare.html in the first run")
+
+
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("clip", metavar="CLIP", help="its id, as in the index")
+    parser.add_argument("--model", help="of the run's models, by its directory; none: all")
+
+
+VERBS: dict[str, AnyVerb] = {
     "fit": Verb(fit, "train the models that the config names"),
     "eval": Verb(evaluate, "score the trained models on held-out clips"),
     "report": Verb(report, "write the HTML report of the trained models"),
+    "compare": RunVerb(compare, "show scored models of runs side by side", _compare_options),
+    "inspect": RunVerb(inspect, "one clip, its tokens, what models say of it", _inspect_options),
 }
 
 if __name__ == "__main__":

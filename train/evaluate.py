@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from configs.console import answer, say
 from configs.errors import NotMadeYet
 from configs.schema import Config
 from shards.atomic import Attempt, sha256_file, write_whole
-from shards.commit import fingerprint
+from shards.commit import CommitRecord, fingerprint
 from shards.events import timed, total_seconds
 from shards.layout import Layout
 from shards.seal import check_size
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 SCORES_NAME = "scores.parquet"
 EVAL_NAME = "eval.json"
-FORMAT = 3
+FORMAT = 4
 FloatsNC = npt.NDArray[np.float32]
 ORDERED = ("map", "map_weighted", "mauc", "lwlrap")
 SHARES = ("accuracy", *ORDERED, "f1_micro", "f1_macro", "hamming")
@@ -65,17 +66,23 @@ def scores_of(config: Config, job: Job) -> dict[str, Any]:
     job.log.check(recipe(config, job))  # or training clips could pass for held-out ones
     for file in record.files:
         check_size(job.layout.root, file)
-    stamp = fingerprint([FORMAT, *(vars(file) for file in record.files)])
-    kept = _kept(job)
+    stamp = stamp_of(record)
+    kept = kept_scores(job.directory)
     return kept if kept.get("model") == stamp else _score(config, job, stamp)
 
 
-def _kept(job: Job) -> dict[str, Any]:
-    """The scores in `eval.json`; empty where they, or the logits that they are of, changed."""
+def stamp_of(record: CommitRecord) -> str:
+    """Which model scores are of, and in which format."""
+    return fingerprint([FORMAT, *(vars(file) for file in record.files)])
+
+
+def kept_scores(directory: Path) -> dict[str, Any]:
+    """The scores in the `eval.json` of a model's directory; empty where they, or the logits that
+    they are of, changed."""
     try:
-        kept: dict[str, Any] = json.loads((job.directory / EVAL_NAME).read_bytes())
+        kept: dict[str, Any] = json.loads((directory / EVAL_NAME).read_bytes())
         signature = kept.pop("sha256")
-        logits_sha256 = sha256_file(job.directory / SCORES_NAME)
+        logits_sha256 = sha256_file(directory / SCORES_NAME)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return {}
     is_whole = signature == fingerprint(kept) and kept["logits_sha256"] == logits_sha256
@@ -96,7 +103,8 @@ def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     thresholds_C = _thresholds(config, job, data)
     scores = {"model": stamp, "split": data.test_split, "clips": len(rows)}
     scores |= evaluate(logits_NC, targets_NC, data.task, thresholds_C)
-    scores |= _intervals(scores, logits_NC, targets_NC, data.task)
+    by_id = np.argsort([data.ids[row] for row in rows])  # so that draws are those of other models
+    scores |= _intervals(scores, logits_NC[by_id], targets_NC[by_id], data.task)
     scores["thresholds"] = None if thresholds_C is None else thresholds_C.tolist()
     map_N2 = plane(np.concatenate(seen) if seen else logits_NC)
     _keep_logits(job, [data.ids[row] for row in rows], logits_NC, targets_NC, map_N2)

@@ -72,7 +72,7 @@ def test_the_worker_image_is_small_and_holds_no_torch(worker_image: Stage) -> No
 def test_the_training_image_trains_and_reaches_gpus(train_image: Stage) -> None:
     succeed(train_image, "python", "-m", "train", "--help")
     succeed(train_image, "python", "-m", "pipeline", "--help")
-    succeed(train_image, "python", "-c", "import torchaudio, train.fit, train.report")
+    succeed(train_image, "python", "-c", "import torchaudio, train.fit, train.pages.report")
     cuda = succeed(train_image, "python", "-c", "import torch; print(torch.version.cuda)")
     assert cuda.startswith("13.")
     succeed(train_image, "python", "-c", "import faiss; faiss.StandardGpuResources")

@@ -22,11 +22,12 @@ from shards.audit import open_audit
 from shards.layout import Layout
 from shards.seal import open_seal
 from shards.tokens import STAGE, TokenIndex, read_token_index
-from train import evaluate, fit, report
+from train import evaluate, fit
 from train.data import TokenData, open_data
 from train.jobs import jobs
 from train.loop import accumulate, prepare
 from train.models import build
+from train.pages import report
 from train.ranks import Ranks
 from train.stop import Stop
 from train.training import Fit
