@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from configs.cli import Verb, main
+from configs.cli import AnyVerb, GridVerb, Verb, main
 from configs.schema import Config
 
 
@@ -26,10 +28,21 @@ def report(config: Config) -> int:
     return report.run(config)
 
 
-VERBS = {
+def sweep(path: Path, words: Sequence[str], is_dry: bool) -> int:
+    from train import sweep
+
+    return sweep.run(path, words, is_dry)
+
+
+VERBS: dict[str, AnyVerb] = {
     "fit": Verb(fit, "train the models that the config names"),
     "eval": Verb(evaluate, "score the trained models on held-out clips"),
     "report": Verb(report, "write the HTML report of the trained models"),
+    "sweep": GridVerb(
+        sweep,
+        "train and score a model for every combination of the values given",
+        dry_run="only print the commands",
+    ),
 }
 
 if __name__ == "__main__":
