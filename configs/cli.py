@@ -64,7 +64,17 @@ class RunVerb:
     options: Callable[[argparse.ArgumentParser], None]
 
 
-AnyVerb = Verb | RunVerb
+@dataclass(frozen=True)
+class GridVerb:
+    """One command on many configs: it is given CONFIG, the overrides as they are typed, which may
+    have several values, and whether only to say what it would do."""
+
+    run: Callable[[Path, Sequence[str], bool], int]
+    help: str
+    dry_run: str
+
+
+AnyVerb = Verb | RunVerb | GridVerb
 
 
 def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None = None) -> int:
@@ -96,6 +106,8 @@ def _dispatch(
         if rest:
             args.words += rest
         return verb.run(run_directory(args.run), args)
+    if isinstance(verb, GridVerb):
+        return verb.run(args.config, [*args.overrides, *rest], args.dry_run)
     return _run_verb(verb, args, rest)
 
 
@@ -145,6 +157,11 @@ def _parser(package: str, verbs: Mapping[str, AnyVerb]) -> argparse.ArgumentPars
         if isinstance(verb, RunVerb):
             sub.add_argument("run", type=Path, metavar="RUN", help="a run directory")
             verb.options(sub)
+            continue
+        if isinstance(verb, GridVerb):
+            sub.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
+            sub.add_argument("overrides", nargs="*", metavar="key=a,b", help="values, or one")
+            sub.add_argument("--dry-run", action="store_true", help=verb.dry_run)
             continue
         sub.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file or a run")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides")

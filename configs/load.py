@@ -112,10 +112,16 @@ def _missing(path: Path, error: OSError) -> str:
     return f"{error.strerror or 'cannot be read'}{hint}"
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def split_override(text: str) -> tuple[str, str]:
+    """Its key and its value, as they are written."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError("command line", [f"{text}: an override is written key.path=value"])
+    return key, value
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, value = split_override(text)
     try:
         tree: Any = yaml.load(value, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from configs.cli import AnyVerb, RunVerb, Verb, main, run_directory
+from configs.cli import AnyVerb, GridVerb, RunVerb, Verb, main, run_directory
 from configs.schema import Config
 
 
@@ -41,6 +42,12 @@ def inspect(run: Path, args: argparse.Namespace) -> int:
     return inspect(run, args.clip, args.model)
 
 
+def sweep(path: Path, words: Sequence[str], is_dry: bool) -> int:
+    from train import sweep
+
+    return sweep.run(path, words, is_dry)
+
+
 def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="RUN", help="further runs")
     parser.add_argument("--out", type=Path, help="the page; none: compare.html in the first run")
@@ -57,6 +64,11 @@ VERBS: dict[str, AnyVerb] = {
     "report": Verb(report, "write the HTML report of the trained models"),
     "compare": RunVerb(compare, "show scored models of runs side by side", _compare_options),
     "inspect": RunVerb(inspect, "one clip, its tokens, what models say of it", _inspect_options),
+    "sweep": GridVerb(
+        sweep,
+        "train and score a model for every combination of the values given",
+        dry_run="only print the commands",
+    ),
 }
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import signal
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import active_children
@@ -21,12 +20,12 @@ from torch.utils.data._utils import signal_handling
 
 from configs.cli import ALL_STOP_SIGNALS
 from configs.errors import AudiolexError, TrainingFailed
+from configs.processes import end_with
 from shards.stream.schedule import Place
 from shards.stream.stream import Step
 from train.batches import Batch
 from train.data import BatchStream
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
 END_LIMIT_S = 1.0  # for a process whose pipe has ended
 
 Loaded = Step[Batch] | AudiolexError | OSError
@@ -145,7 +144,4 @@ def _start(training: int, _: int) -> None:
     they end at once: they have its lock, which the next training needs."""
     for number in ALL_STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    with suppress(AttributeError, OSError):  # not on every system; torch looks, too, now and then
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != training:
-        os.kill(os.getpid(), signal.SIGKILL)
+    end_with(training)  # torch looks, too, now and then

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.cli import Mode, Verb, main
+from configs.cli import GridVerb, Mode, Verb, main
 from configs.errors import DifferentBytes, InputError, NotMadeYet, Preempted, RunLocked
 from configs.load import load_config
 from configs.schema import Config
@@ -57,6 +57,15 @@ def test_a_verb_gets_the_config_with_overrides(job: str) -> None:
     command = ["show", job, "codebook.k=7", "run=elsewhere"]
     main("pkg", verbs(lambda config: seen.append(config) or 0), command)
     assert (seen[0].codebook.k, seen[0].run) == (7, Path("elsewhere"))
+
+
+@pytest.mark.parametrize("is_dry", [False, True])
+def test_a_verb_of_many_configs_gets_what_was_typed(is_dry: bool, job: str) -> None:
+    seen: list[tuple[Path, list[str], bool]] = []
+    verb = GridVerb(lambda *given: seen.append(given) or 3, "try all", "print them")
+    words = ["codebook.k=7,8", *["--dry-run"][: int(is_dry)], "model=[a,b],c"]
+    assert main("pkg", {"all": verb}, ["all", job, *words]) == 3
+    assert seen == [(Path(job), ["codebook.k=7,8", "model=[a,b],c"], is_dry)]
 
 
 def test_dry_run_takes_the_place_of_the_verb(job: str) -> None:
@@ -135,7 +144,7 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 
 WAITING = """
 import sys, time
-from configs.cli import Mode, Verb, main
+from configs.cli import GridVerb, Mode, Verb, main
 def run(config):
     print("ready", flush=True)
     time.sleep(60)
