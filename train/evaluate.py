@@ -23,10 +23,9 @@ from shards.commit import fingerprint
 from shards.events import timed, total_seconds
 from shards.layout import Layout
 from shards.seal import check_size
-from train.jobs import Job, jobs, recipe
+from train.jobs import EVAL_NAME, Job, jobs, recipe, stamp_of
 
 SCORES_NAME = "scores.parquet"
-EVAL_NAME = "eval.json"
 FloatsNC = npt.NDArray[np.float32]
 SHOWN = ("accuracy", "map", "f1_micro", "f1_macro", "hamming")
 
@@ -53,7 +52,7 @@ def scores_of(config: Config, job: Job) -> dict[str, Any]:
     job.log.check(recipe(config, job))  # or training clips could pass for held-out ones
     for file in record.files:
         check_size(job.layout.root, file)
-    stamp = fingerprint([vars(file) for file in record.files])
+    stamp = stamp_of(record)
     kept = _kept(job)
     return kept if kept.get("model") == stamp else _score(config, job, stamp)
 

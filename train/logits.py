@@ -61,7 +61,16 @@ def batch_logits(
     for part in batches:
         batch = part.to(device)
         model.eval()
-        with torch.no_grad(), precision:
-            logits_BC = model(batch.inputs_BTN, batch.lengths_B).float().cpu().numpy()
+        with precision:
+            logits_BC = logits_of_inputs(model, batch.inputs_BTN, batch.lengths_B)
         model.train(was_training)
         yield logits_BC
+
+
+@torch.no_grad()
+def logits_of_inputs(
+    model: nn.Module, inputs_BTN: torch.Tensor, lengths_B: torch.Tensor
+) -> LogitsNC:
+    """Those [B, C] of clips that are padded to one length, by a model that is no longer trained."""
+    logits_BC: LogitsNC = model(inputs_BTN, lengths_B).float().cpu().numpy()
+    return logits_BC
