@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -18,11 +18,12 @@ from shards.seal import check_bytes
 from train.bag import bag_logits
 from train.batches import Batch, Rows
 from train.data import TokenData
-from train.device import choose_device
+from train.device import choose_device, threads_for
 from train.jobs import WEIGHTS_NAME, Job
 from train.models import build
 
 LogitsNC = npt.NDArray[np.float32]
+Forward = Callable[[nn.Module, torch.Tensor, torch.Tensor], LogitsNC]
 
 
 def model_logits(config: Config, job: Job, data: TokenData, rows: Rows) -> LogitsNC:
@@ -46,7 +47,7 @@ def logits_of(
 ) -> LogitsNC:
     """Logits [N, C] in fp32 of some rows, in row order, `at_once` clips at a time; leaves the
     model in the mode that it was in."""
-    parts = [*batch_logits(model, data.batches(rows, at_once), device)]
+    parts = [*batch_logits(model, data.batches(rows, at_once), device, forward=scored)]
     return np.concatenate(parts) if parts else np.empty((0, len(data.classes)), np.float32)
 
 
@@ -55,16 +56,25 @@ def batch_logits(
     batches: Iterable[Batch],
     device: torch.device,
     precision: AbstractContextManager[object] | None = None,
+    forward: Forward | None = None,
 ) -> Iterator[LogitsNC]:
     """The same batch by batch: [B, C] each; computed in fp32 unless `precision` says otherwise."""
+    forward = forward or logits_of_inputs
     was_training, precision = model.training, precision or nullcontext()
     for part in batches:
         batch = part.to(device)
         model.eval()
         with precision:
-            logits_BC = logits_of_inputs(model, batch.inputs_BTN, batch.lengths_B)
+            logits_BC = forward(model, batch.inputs_BTN, batch.lengths_B)
         model.train(was_training)
         yield logits_BC
+
+
+def scored(model: nn.Module, inputs_BTN: torch.Tensor, lengths_B: torch.Tensor) -> LogitsNC:
+    """Those [B, C] of evaluation and of predictions: on as many threads, and so with the same
+    bits."""
+    with threads_for(model, inputs_BTN):
+        return logits_of_inputs(model, inputs_BTN, lengths_B)
 
 
 @torch.no_grad()

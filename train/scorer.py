@@ -24,7 +24,7 @@ from train.bag import Tensors, counts_of, logits_of_counts
 from train.committed import Committed
 from train.data import vocabulary_of
 from train.inputs import made_of, padded, width_of
-from train.logits import LogitsNC, logits_of_inputs
+from train.logits import LogitsNC, scored
 from train.models import build
 from train.models.embedding import Vocabulary
 
@@ -90,7 +90,7 @@ def _by_frames(
 
 def _forward(model: nn.Module, parts: Parts, filling: np.generic, device: torch.device) -> LogitsNC:
     inputs_NTX, lengths_N = padded(parts, filling), torch.from_numpy(_lengths(parts))
-    return logits_of_inputs(model, inputs_NTX.to(device), lengths_N)
+    return scored(model, inputs_NTX.to(device), lengths_N)
 
 
 def _lengths(parts: Parts) -> npt.NDArray[np.int64]:

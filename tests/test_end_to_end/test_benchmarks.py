@@ -128,3 +128,13 @@ def test_train(tmp_path: Path) -> None:
     assert report["bench"] == "train"
     assert abs(float(report["overhead_share"])) < 0.5
     assert 0 <= float(report["loader_wait_share"]) < 0.5
+
+
+@pytest.mark.slow
+def test_predict(tmp_path: Path) -> None:
+    words = ("--rounds", "1", "--files", "3", "--directory", str(tmp_path))
+    report = last_line("benchmarks.predict", *words)
+    assert report["bench"] == "predict"
+    for key in ("ms", "ms_codebooks4", "decoder_ms", "tokens_ms", "model_ms"):
+        assert float(report[key]) > 0
+    assert float(report["ms"]) > float(report["decoder_ms"])
