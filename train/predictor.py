@@ -25,6 +25,7 @@ from shards.layout import Layout
 from train.committed import open_model
 from train.device import choose_device
 from train.prediction import (
+    POOLS,
     Classes,
     Pool,
     Prediction,
@@ -81,8 +82,10 @@ class Predictor:
         tokens and scores of one file.
 
         A file is cut into windows of `window_s` every `hop_s`, if it is longer; `pool` is what is
-        made of their scores. Raises InputError for lengths that cannot be.
+        made of their scores. Raises InputError for what these cannot be.
         """
+        if pool not in POOLS:
+            raise InputError(f"pool {pool}: it is one of {', '.join(POOLS)}")
         cut = Cut.of(self.longest_s, self.has_positions, window_s, hop_s)
         return self._stream(files, cut, pool)
 

@@ -134,7 +134,7 @@ class Listener:
         return Heard(file, whole_s, start_s, stop_s, is_last, clip.frames_TM)
 
     def _reader(self, path: Path) -> ClipReader:
-        return ClipReader(str(path.parent), self.sandbox.buffer)
+        return ClipReader(str(path.parent.absolute()), self.sandbox.buffer)
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -143,7 +143,16 @@ def _row(path: Path) -> dict[str, Any]:
 
 
 def _explained(refusal: ClipRefused, duration_s: float | None, window: Window) -> ClipRefused:
-    if refusal.reason != "too_long" or duration_s is not None:
-        return refusal
-    detail = f"over {window.max_clip_s:.3f} s, and it does not say how long it is, so that it "
-    return ClipRefused("too_long", f"{detail}cannot be cut into windows: convert it, as to FLAC")
+    """With what to do, where windows are what makes it hard."""
+    reason, detail = refusal.reason, refusal.detail
+    if reason == "too_long" and duration_s is None:
+        detail = (
+            f"over {window.max_clip_s:.3f} s, and it does not say how long it is, so that it "
+            "cannot be cut into windows: convert it, as to FLAC"
+        )
+    elif reason == "decoder_hung" and window.start_s:
+        detail += (
+            f", {window.start_s:.0f} s from its start; formats as AAC and Opus are decoded from "
+            "there for every window: convert it, as to FLAC"
+        )
+    return ClipRefused(reason, detail)

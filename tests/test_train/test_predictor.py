@@ -27,39 +27,43 @@ from pipeline.audio.limits import Window
 from pipeline.audio.quantise import Quantiser
 from pipeline.audio.refusal import ClipRefused
 from pipeline.audio.sandbox import Given
+from pipeline.verbs import run_verb
 from shards.codebook import open_codebook
 from shards.commit import fingerprint
 from shards.layout import Layout
 from tests.broken import corpus
+from tests.conftest import tiny_tree
 from train import evaluate, fit
 from train.data import open_data
-from train.prediction import Prediction, Refused, probabilities
+from train.prediction import Classes, Prediction, Refused, probabilities
 from train.predictor import Predictor, load
 from train.windows import Cut
 
 MODELS = {
+    "wide": {"kind": "linear", "width": 8, "bag_path": True},  # which counts what is not masked
     "cnn": {"kind": "cnn", "channels": [4, 8], "hidden": 8},
     "mlp": {"kind": "mlp", "reads": "frames", "hidden": [8, 8]},
 }
-NAMES = ("bag", "linear", "lstm", "cnn", "mlp")
+NAMES = ("bag", "linear", "lstm", "wide", "cnn", "mlp")
 with_models = pytest.mark.parametrize("name", NAMES)
 RATE_HZ = 22_050
 
 
 @pytest.fixture(scope="module")
-def scored(finished: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A copy of the finished run with models of all kinds, scored four clips at a time."""
-    run = tmp_path_factory.mktemp("scored") / "run"
-    shutil.copytree(finished.run, run)
-    for name in ("bag", "linear"):
-        (Layout(run).model(name) / "eval.json").unlink()
+def scored(made_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A run on clips of uneven length, with models of all kinds, scored four clips at a time."""
+    clips = tmp_path_factory.mktemp("uneven") / "clips"
+    shutil.copytree(made_clips, clips)
+    for number, path in enumerate(sorted(clips.glob("audio/*.flac"))):
+        sound_NC, rate_hz = soundfile.read(path)
+        soundfile.write(path, sound_NC[: round((1.5 - 0.13 * (number % 7)) * rate_hz)], rate_hz)
     over = {
-        "run": str(run),
         "models": MODELS,
         "model": list(NAMES),
         "train": {"micro_batch_size": 4},
     }
-    config = Config.model_validate(merge(finished.model_dump(mode="json"), over))
+    config = Config.model_validate(merge(tiny_tree(clips, clips.parent / "run"), over))
+    assert run_verb(config, "all") == 0
     assert fit.run(config) == 0
     assert evaluate.run(config) == 0
     return config
@@ -114,6 +118,7 @@ def test_tokens_and_scores_are_those_of_the_stages_bit_for_bit(
     np.testing.assert_array_equal(logits_of(found), expected_NC)
     data = open_data(Layout(scored.run), "default", scored.split, None)
     stored_SQ = data.source.read(data.rows("test")).flat()
+    assert len({one.duration_s for one in found}) > 3, "some are padded"
     tokens = [one.tokens_TQ for p in found for one in p.windows if one.tokens_TQ is not None]
     np.testing.assert_array_equal(np.concatenate(tokens), stored_SQ)
     for one, logits_C in zip(found, expected_NC, strict=True):
@@ -257,6 +262,16 @@ def test_memory_holds_a_batch_of_windows_however_long_a_file_is(
     assert most_kept <= 2 * predictor.batch_size
 
 
+def test_a_file_too_large_for_memory_is_read_where_it_lies(
+    predictors: dict[str, Predictor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "long.wav", noise(20), RATE_HZ)
+    expected_WC = predictors["linear"](tmp_path / "long.wav").scores_WC
+    monkeypatch.setattr("pipeline.reading.MAX_FILE_BYTES", 100_000)
+    monkeypatch.chdir(tmp_path)  # where the decoder does not stand
+    np.testing.assert_array_equal(predictors["linear"]("long.wav").scores_WC, expected_WC)
+
+
 def test_files_may_be_heard_side_by_side(predictors: dict[str, Predictor], tmp_path: Path) -> None:
     """A file that is not yet at its end is not taken for the one that came between."""
     paths = [tmp_path / "one.flac", tmp_path / "two.flac"]
@@ -306,9 +321,10 @@ def test_a_file_that_costs_a_decoder_is_not_gone_on_with(
         return decode(given, window, *config)
 
     monkeypatch.setattr(sandbox, "clip", clip)
-    assert [*predictors["linear"].stream([path])] == [
-        Refused(str(path), "decoder_hung", "over 10 s")
-    ]
+    (refused,) = predictors["linear"].stream([path])
+    assert isinstance(refused, Refused)
+    assert str(refused).startswith(f"{path}: decoder_hung: over 10 s, 3 s from its start; formats")
+    assert str(refused).endswith("convert it, as to FLAC")
     assert len(asked) == 3
 
 
@@ -329,6 +345,7 @@ def test_a_file_of_unknown_length_is_one_window_or_refused_with_a_cure(
 @pytest.mark.parametrize(
     ("how", "message"),
     [
+        ({"pool": "median"}, "pool median: it is one of mean, max"),
         ({"hop_s": 0.0}, "--hop-s 0: give seconds"),
         ({"window_s": -1.0}, "--window-s -1: give seconds"),
         ({"window_s": float("nan")}, "--window-s nan: give seconds"),
@@ -336,7 +353,7 @@ def test_a_file_of_unknown_length_is_one_window_or_refused_with_a_cure(
     ],
 )
 def test_windows_that_cannot_be_are_refused(
-    how: dict[str, float], message: str, predictors: dict[str, Predictor]
+    how: dict[str, Any], message: str, predictors: dict[str, Predictor]
 ) -> None:
     with pytest.raises(InputError, match=message):
         predictors["mlp"].stream(["nothing.wav"], **how)
@@ -357,11 +374,13 @@ def test_models_without_positions_hear_longer_windows(
 
 
 def test_the_model_is_named_or_the_only_one(own_run: Path) -> None:
-    with pytest.raises(InputError, match="say which, by --model: bag, cnn, linear, lstm, mlp"):
+    with pytest.raises(
+        InputError, match="say which, by --model: bag, cnn, linear, lstm, mlp, wide"
+    ):
         load(own_run)
     with pytest.raises(InputError, match="no model bert is trained; there is bag, cnn"):
         load(own_run, "bert")
-    for name in ("cnn", "lstm", "mlp"):
+    for name in ("cnn", "lstm", "mlp", "wide"):
         shutil.rmtree(own_run / "commits/fit" / name)
     assert load(own_run).name == "linear"
     shutil.rmtree(own_run / "commits/fit/linear")
@@ -414,6 +433,8 @@ def test_classes_are_ranked_and_one_label_of_several_is_the_likeliest(
     top = found.top(3)
     assert [score for _, score in top] == sorted(found.scores.tolist(), reverse=True)[:3]
     assert len(found.top(1000)) == len(found.classes.titles)
+    one_of_three = Classes(("a", "b", "c"), "multiclass", np.full(3, 0.9))
+    assert one_of_three.labels(np.array([0.3, 0.4, 0.3], dtype=np.float32)) == ["b"]
     logits_C = np.array([1.0, 3.0, 2.0], dtype=np.float32)
     assert probabilities(logits_C, "multiclass").sum() == pytest.approx(1)
     assert probabilities(logits_C, "multilabel")[0] == pytest.approx(0.7310586)
