@@ -2,9 +2,9 @@
 
 Verbs that make something: `python -m PACKAGE VERB CONFIG [key=value ...]`, where CONFIG is a YAML
 file or a run directory. Verbs that read something made: `python -m PACKAGE VERB RUN` and what they
-need. No flag repeats a config field. Exit codes: 0 done,
-1 failed, 2 bad config or input, 3 done but the quarantine is above its threshold, 75 preempted:
-run the same command again.
+need. No flag repeats a config field. Exit codes: 0 done, 1 failed, 2 bad config or input, 3 done
+but the quarantine is above its threshold (or `predict` refused some files), 75 preempted: run the
+same command again.
 """
 
 from __future__ import annotations

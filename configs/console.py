@@ -30,6 +30,12 @@ def say(text: str) -> None:
         print(text, flush=True)  # noqa: T201 - this is where the project prints
 
 
+def warn(text: str) -> None:
+    """The same on standard error, for what does not end the command."""
+    if not is_quiet:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
 def counted(number: int, what: str) -> str:
     """`1 worker`, `2 workers`."""
     return f"{number} {what}{'' if number == 1 else 's'}"

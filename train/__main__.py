@@ -1,5 +1,5 @@
 """`python -m train VERB CONFIG [key=value ...]`: from token shards to a model and its scores, and
-`python -m train VERB RUN ...`: what models say, side by side or clip by clip."""
+`python -m train VERB RUN ...`: what models say, side by side, clip by clip, of files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.cli import AnyVerb, GridVerb, RunVerb, Verb, main, run_directory
-from configs.schema import Config
+
+if TYPE_CHECKING:
+    from configs.schema import Config
 
 
 def fit(config: Config) -> int:
@@ -42,6 +45,12 @@ def inspect(run: Path, args: argparse.Namespace) -> int:
     return inspect(run, args.clip, args.model)
 
 
+def predict(run: Path, args: argparse.Namespace) -> int:
+    from train import predict
+
+    return predict.run(run, args)
+
+
 def sweep(path: Path, words: Sequence[str], is_dry: bool) -> int:
     from train import sweep
 
@@ -55,7 +64,18 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 
 def _inspect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clip", metavar="CLIP", help="its id, as in the index")
-    parser.add_argument("--model", help="of the run's models, by its directory; none: all")
+    parser.add_argument("--model", metavar="NAME", help="one of the run's models; none: all")
+
+
+def _predict_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="+", metavar="FILE", help="audio, or directories of it")
+    parser.add_argument("--model", metavar="NAME", help="the model, where the run has several")
+    parser.add_argument("--window-s", type=float, metavar="S", help="length of windows")
+    parser.add_argument("--hop-s", type=float, metavar="S", help="from window to window")
+    parser.add_argument("--pool", choices=("mean", "max"), default="mean", help="over windows")
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes that are shown")
+    parser.add_argument("--timeline", action="store_true", help="show windows, too")
+    parser.add_argument("--out", type=Path, help="write all of it: FILE.jsonl or FILE.parquet")
 
 
 VERBS: dict[str, AnyVerb] = {
@@ -69,6 +89,7 @@ VERBS: dict[str, AnyVerb] = {
         "train and score a model for every combination of the values given",
         dry_run="only print the commands",
     ),
+    "predict": RunVerb(predict, "say what a trained model hears in files", _predict_options),
 }
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ Legend: N clips, S tokens of all, Q codebooks, K tokens of all codebooks, C clas
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
@@ -28,12 +30,19 @@ Tensors = dict[str, Floats]
 def count_tokens(data: TokenData, rows: Rows) -> scipy.sparse.csr_array:
     """How often each token of each codebook occurs in each clip, [N, K]; silence is left out."""
     chunk = data.source.read(rows)
-    tokens_SQ, k = chunk.flat().astype(np.int64), data.codebook.k
-    clip_S = np.repeat(np.arange(len(rows)), chunk.lengths_N)
+    return counts_of(chunk.flat(), chunk.lengths_N, data.codebook.k)
+
+
+def counts_of(
+    tokens_SQ: npt.NDArray[np.uint16], lengths_N: npt.NDArray[np.integer[Any]], k: int
+) -> scipy.sparse.csr_array:
+    """The same of clips' tokens, one clip after the other."""
+    tokens_SQ = tokens_SQ.astype(np.int64)
+    clip_S = np.repeat(np.arange(len(lengths_N)), lengths_N)
     sounds_SQ = tokens_SQ < k  # silence says little of what is heard, and is everywhere
     columns_SQ = tokens_SQ + k * np.arange(tokens_SQ.shape[1])
     clips = np.broadcast_to(clip_S[:, None], tokens_SQ.shape)[sounds_SQ]
-    shape = (len(rows), k * tokens_SQ.shape[1])
+    shape = (len(lengths_N), k * tokens_SQ.shape[1])
     ones = np.ones(len(clips))
     return scipy.sparse.csr_array(
         scipy.sparse.coo_array((ones, (clips, columns_SQ[sounds_SQ])), shape)
@@ -95,7 +104,14 @@ def _fit_multilabel(
 
 def bag_logits(tensors: Tensors, data: TokenData, rows: Rows) -> npt.NDArray[np.float32]:
     """Logits [N, C] of some rows."""
-    counts_NK = count_tokens(data, rows).astype(np.float64)
+    return logits_of_counts(tensors, count_tokens(data, rows))
+
+
+def logits_of_counts(
+    tensors: Tensors, counts_NK: scipy.sparse.csr_array
+) -> npt.NDArray[np.float32]:
+    """Logits [N, C] of how often tokens occur in clips."""
+    counts_NK = counts_NK.astype(np.float64)
     counts_NK.data = 1.0 + np.log(counts_NK.data)
     weighted_NK = counts_NK.multiply(tensors["idf"][None, :]).tocsr()
     norms_N1 = np.sqrt(weighted_NK.multiply(weighted_NK).sum(axis=1)).reshape(-1, 1)

@@ -106,8 +106,7 @@ class TokenData:
         """What a model meets at each place of a clip: tokens, or a vector of so many numbers."""
         if self.frames is not None:
             return self.frames.num_numbers
-        codebook = self.codebook
-        return Vocabulary(codebook.vocabulary, codebook.num_codebooks, codebook.terms_QKN)
+        return vocabulary_of(self.codebook)
 
     @property
     def pad_id(self) -> int:
@@ -181,6 +180,11 @@ class TokenData:
         self, inputs: Inputs, width: int | None = None, mixup: float = 0.0
     ) -> Callable[[Any, Piece], Batch]:
         return partial(collate, inputs=inputs, classes=self.learnt, width=width, mixup=mixup)
+
+
+def vocabulary_of(codebook: Codebook) -> Vocabulary:
+    """What a model of its tokens meets."""
+    return Vocabulary(codebook.vocabulary, codebook.num_codebooks, codebook.terms_QKN)
 
 
 def job_data(config: Config, job: Job) -> TokenData:

@@ -6,8 +6,7 @@ clips, by which two entries on the same clips have a difference with an interval
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -20,11 +19,12 @@ import pyarrow.parquet as pq
 from configs.errors import NotMadeYet
 from shards.audit import JOURNAL_NAME
 from shards.codebook import fold_of
-from shards.commit import StageLog, ids_sha256
+from shards.commit import ids_sha256
 from shards.layout import Layout
 from train.bootstrap import interval, map_replicates
-from train.evaluate import SCORES_NAME, kept_scores, stamp_of
-from train.jobs import CARD_NAME, STAGE
+from train.committed import model_names, open_model
+from train.evaluate import SCORES_NAME, kept_scores
+from train.jobs import stamp_of
 from train.journal import Journal
 from train.metrics import ranked_by
 from train.ranking import Doubles
@@ -38,7 +38,7 @@ class Standing:
 
     run: Path
     name: str  # of its directory, as `k50-fold1-bert`
-    card: Json
+    card: Mapping[str, Any]
     scores: Json
 
     @property
@@ -143,9 +143,7 @@ def _entries_of(run: Path, are_several: bool) -> Iterator[Entry]:
 def _standings(run: Path) -> Iterator[Standing]:
     """The scored models of a run; scores of another model than is committed do not count."""
     layout = Layout(run)
-    for path in sorted(layout.root.glob(f"models/*/{CARD_NAME}")):
-        record = StageLog(layout, STAGE, path.parent.name).record(0)
-        scores = kept_scores(path.parent)
-        if record is not None and scores.get("model") == stamp_of(record):
-            card: Json = json.loads(path.read_bytes())
-            yield Standing(run, path.parent.name, card, scores)
+    for name in model_names(layout):
+        scores = kept_scores(layout.model(name))
+        if scores and scores["model"] == stamp_of((model := open_model(layout, name)).record):
+            yield Standing(run, name, model.card, scores)

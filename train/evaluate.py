@@ -22,11 +22,11 @@ from configs.console import answer, say
 from configs.errors import NotMadeYet
 from configs.schema import Config
 from shards.atomic import Attempt, sha256_file, write_whole
-from shards.commit import CommitRecord, fingerprint
+from shards.commit import fingerprint
 from shards.events import timed, total_seconds
 from shards.layout import Layout
 from shards.seal import check_size
-from train.jobs import Job, jobs, recipe
+from train.jobs import EVAL_NAME, Job, jobs, recipe, stamp_of
 from train.world import world_of
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from train.ranking import Doubles
 
 SCORES_NAME = "scores.parquet"
-EVAL_NAME = "eval.json"
-FORMAT = 4
 FloatsNC = npt.NDArray[np.float32]
 ORDERED = ("map", "map_weighted", "mauc", "lwlrap")
 SHARES = ("accuracy", *ORDERED, "f1_micro", "f1_macro", "hamming")
@@ -69,11 +67,6 @@ def scores_of(config: Config, job: Job) -> dict[str, Any]:
     stamp = stamp_of(record)
     kept = kept_scores(job.directory)
     return kept if kept.get("model") == stamp else _score(config, job, stamp)
-
-
-def stamp_of(record: CommitRecord) -> str:
-    """Which model scores are of, and in which format."""
-    return fingerprint([FORMAT, *(vars(file) for file in record.files)])
 
 
 def kept_scores(directory: Path) -> dict[str, Any]:

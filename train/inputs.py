@@ -73,9 +73,7 @@ class Frames:
     @property
     def num_numbers(self) -> int:
         """N, of a vector."""
-        if self.front_end is None:
-            return self.source.num_mels
-        return self.front_end.config.width(self.source.num_mels)
+        return width_of(self.front_end, self.source.num_mels)
 
     def batch(
         self, chunk: FrameChunk, piece: Piece, width: int | None = None
@@ -85,10 +83,20 @@ class Frames:
 
     def made(self, clips: Sequence[FramesTM]) -> list[VectorsTD]:
         """What is read of clips, by their stored frames."""
-        if self.front_end is None:
-            return [to_float32(clip_TM) for clip_TM in clips]
-        vectors_SN = self.front_end.vectors_of(clips, [slice(None)] * len(clips))
-        return np.split(vectors_SN, np.cumsum([len(clip_TM) for clip_TM in clips])[:-1])
+        return made_of(self.front_end, clips)
+
+
+def width_of(front_end: FrontEnd | None, num_bins: int) -> int:
+    """Numbers in what is made of a frame of so many."""
+    return num_bins if front_end is None else front_end.config.width(num_bins)
+
+
+def made_of(front_end: FrontEnd | None, clips: Sequence[FramesTM]) -> list[VectorsTD]:
+    """The vectors that a front end makes of clips' stored frames, or those as they are."""
+    if front_end is None:
+        return [to_float32(clip_TM) for clip_TM in clips]
+    vectors_SN = front_end.vectors_of(clips, [slice(None)] * len(clips))
+    return np.split(vectors_SN, np.cumsum([len(clip_TM) for clip_TM in clips])[:-1])
 
 
 def padded(

@@ -12,7 +12,7 @@ from configs.errors import ConfigError
 from configs.models import Model, NeuralModel
 from configs.schema import Config, TrainConfig
 from shards.codebook import codebook_names, open_codebook
-from shards.commit import CommitRecord, StageLog, ids_sha256
+from shards.commit import CommitRecord, StageLog, fingerprint, ids_sha256
 from shards.layout import Layout
 from shards.seal import open_seal
 from shards.stream.choice import listed_ids
@@ -21,8 +21,9 @@ from shards.tokens import STAGE as TOKENS
 STAGE = "fit"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
+EVAL_NAME = "eval.json"
 CHECKPOINTS_NAME = "checkpoints"
-FORMAT = 4
+FORMAT, EVAL_FORMAT = 4, 2
 # Settings of `train` that decide speed and safety, but not what is learnt from which examples. As
 # the number of ranks, `micro_batch_size` decides how sums round, what dropout draws, and whom
 # mixup mixes.
@@ -74,6 +75,11 @@ class Job:
     def record(self) -> CommitRecord | None:
         """The commit record of the trained model, None before `fit` has finished."""
         return self.log.record(0)
+
+
+def stamp_of(record: CommitRecord) -> str:
+    """What scores of a committed model say that they are of, and in which format."""
+    return fingerprint([EVAL_FORMAT, *(vars(file) for file in record.files)])
 
 
 def jobs(config: Config) -> Iterator[Job]:

@@ -18,12 +18,13 @@ from shards.seal import check_bytes
 from train.bag import bag_logits
 from train.batches import Batch, Rows
 from train.data import TokenData
-from train.device import choose_device
+from train.device import choose_device, threads_for
 from train.jobs import WEIGHTS_NAME, Job
 from train.models import build
 
 LogitsNC = npt.NDArray[np.float32]
 See = Callable[[npt.NDArray[np.float32]], None]  # vectors [B, D]
+Forward = Callable[[nn.Module, torch.Tensor, torch.Tensor], LogitsNC]
 
 
 def model_logits(
@@ -53,7 +54,7 @@ def logits_of(
 ) -> LogitsNC:
     """Logits [N, C] in fp32 of some rows, in row order, `at_once` clips at a time; leaves the
     model in the mode that it was in."""
-    parts = [*batch_logits(model, data.batches(rows, at_once), device)]
+    parts = [*batch_logits(model, data.batches(rows, at_once), device, forward=scored)]
     return np.concatenate(parts) if parts else np.empty((0, len(data.classes)), np.float32)
 
 
@@ -62,13 +63,31 @@ def batch_logits(
     batches: Iterable[Batch],
     device: torch.device,
     precision: AbstractContextManager[object] | None = None,
+    forward: Forward | None = None,
 ) -> Iterator[LogitsNC]:
     """The same batch by batch: [B, C] each; computed in fp32 unless `precision` says otherwise."""
+    forward = forward or logits_of_inputs
     was_training, precision = model.training, precision or nullcontext()
     for part in batches:
         batch = part.to(device)
         model.eval()
-        with torch.no_grad(), precision:
-            logits_BC = model(batch.inputs_BTN, batch.lengths_B).float().cpu().numpy()
+        with precision:
+            logits_BC = forward(model, batch.inputs_BTN, batch.lengths_B)
         model.train(was_training)
         yield logits_BC
+
+
+def scored(model: nn.Module, inputs_BTN: torch.Tensor, lengths_B: torch.Tensor) -> LogitsNC:
+    """Those [B, C] of evaluation and of predictions: on as many threads, and so with the same
+    bits."""
+    with threads_for(model, inputs_BTN):
+        return logits_of_inputs(model, inputs_BTN, lengths_B)
+
+
+@torch.no_grad()
+def logits_of_inputs(
+    model: nn.Module, inputs_BTN: torch.Tensor, lengths_B: torch.Tensor
+) -> LogitsNC:
+    """Those [B, C] of clips that are padded to one length, by a model that is no longer trained."""
+    logits_BC: LogitsNC = model(inputs_BTN, lengths_B).float().cpu().numpy()
+    return logits_BC

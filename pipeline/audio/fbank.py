@@ -26,7 +26,7 @@ def fbank(waveform_N: WaveformN, sample_rate_hz: int, config: FbankFrames) -> Fr
 
     Raises ClipRefused("too_short") for less than one window.
     """
-    window = _window_samples(sample_rate_hz, config)
+    window = window_samples(sample_rate_hz, config)
     if len(waveform_N) < window:
         detail = f"{len(waveform_N)} samples; a window needs {window}"
         raise ClipRefused("too_short", detail)
@@ -46,7 +46,7 @@ def fbank_filters(sample_rate_hz: int, config: FbankFrames) -> npt.NDArray[np.fl
 
     Unlike HTK's they are triangles in mel, not in Hz; the Nyquist bin belongs to none.
     """
-    size = _fft_size(_window_samples(sample_rate_hz, config))
+    size = _fft_size(window_samples(sample_rate_hz, config))
     bins_mel = _mel(np.arange(size // 2) * sample_rate_hz / size)
     low_mel = _mel(config.f_min_hz)
     high_mel = _mel(config.f_max_hz or sample_rate_hz / 2)
@@ -57,7 +57,8 @@ def fbank_filters(sample_rate_hz: int, config: FbankFrames) -> npt.NDArray[np.fl
     return np.pad(filters_MF, ((0, 0), (0, 1)))
 
 
-def _window_samples(sample_rate_hz: int, config: FbankFrames) -> int:
+def window_samples(sample_rate_hz: int, config: FbankFrames) -> int:
+    """Samples that a frame is of."""
     return int(sample_rate_hz * config.frame_length_ms * 0.001)
 
 

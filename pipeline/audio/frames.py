@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.errors import ConfigError
-from configs.frames import FramesConfig
-from pipeline.audio.fbank import fbank, fbank_filters
+from configs.frames import FbankFrames, FramesConfig
+from pipeline.audio.fbank import fbank, fbank_filters, window_samples
 from pipeline.audio.limits import WaveformN
 from pipeline.audio.mel import log_mel, mel_filters, mfcc
 
@@ -33,6 +33,12 @@ FILTERS: dict[str, Callable[[int, Any], npt.NDArray[np.float64]]] = {
 def frames_of(waveform_N: WaveformN, sample_rate_hz: int, config: FramesConfig) -> FramesTM:
     """The frames [T, M] float32 of a mono waveform; raises ClipRefused("too_short")."""
     return KINDS[config.kind](waveform_N, sample_rate_hz, config)
+
+
+def most_samples(num_frames: int, sample_rate_hz: int, config: FramesConfig) -> int:
+    """Samples of the longest waveform that has no more frames than that."""
+    fewest = window_samples(sample_rate_hz, config) if isinstance(config, FbankFrames) else 0
+    return fewest + num_frames * config.hop_samples(sample_rate_hz) - 1
 
 
 def check_filters(sample_rate_hz: int, config: FramesConfig) -> None:

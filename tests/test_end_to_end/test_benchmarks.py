@@ -136,3 +136,13 @@ def test_metrics() -> None:
     assert report["bench"] == "metrics"
     assert float(report["vs_sklearn"]) > 1
     assert float(report["max_abs_diff"]) <= 1e-9
+
+
+@pytest.mark.slow
+def test_predict(tmp_path: Path) -> None:
+    words = ("--rounds", "1", "--files", "3", "--directory", str(tmp_path))
+    report = last_line("benchmarks.predict", *words)
+    assert report["bench"] == "predict"
+    for key in ("ms", "ms_codebooks4", "decoder_ms", "tokens_ms", "model_ms"):
+        assert float(report[key]) > 0
+    assert float(report["ms"]) > float(report["decoder_ms"])

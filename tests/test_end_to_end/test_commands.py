@@ -126,6 +126,7 @@ def test_what_the_readme_does_in_python_works(finished: Config) -> None:
     assert len(ours) >= 3
     for text in ours:
         code = text.replace("runs/demo", str(finished.run))
+        code = code.replace("data/demo", str(finished.source.root))
         code = re.sub(r'"([^"]+-)\.{4}(\w+)"', lambda match: repr(_first(*match.groups())), code)
         arrays = sorted(path.name for path in (finished.run / "frames.zarr").glob("000000-*"))
         words = [sys.executable, "-c", code.replace("000000-....", arrays[0])]

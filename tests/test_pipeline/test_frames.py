@@ -13,7 +13,7 @@ from configs.errors import ConfigError
 from configs.frames import FbankFrames, FramesConfig, MelFrames, MfccFrames
 from configs.load import load_config
 from pipeline.audio.fbank import fbank
-from pipeline.audio.frames import check_filters, frames_of
+from pipeline.audio.frames import check_filters, frames_of, most_samples
 from pipeline.audio.mel import log_mel, mfcc
 
 ADAPTER: TypeAdapter[FramesConfig] = TypeAdapter(FramesConfig)
@@ -29,6 +29,14 @@ def test_the_kind_decides_what_a_frame_is(config: FramesConfig, function: Any) -
     assert frames_TM.tobytes() == function(WAVEFORM_N, 22_050, config).tobytes()
     assert frames_TM.shape[1] == config.num_bins
     assert frames_TM.dtype == np.float32
+
+
+@pytest.mark.parametrize("config", [MelFrames(), MfccFrames(), FbankFrames(kind="fbank")])
+@pytest.mark.parametrize("num_frames", [3, 40])
+def test_the_longest_waveform_of_so_many_frames(config: FramesConfig, num_frames: int) -> None:
+    most = most_samples(num_frames, 22_050, config)
+    assert len(frames_of(WAVEFORM_N[:most], 22_050, config)) == num_frames
+    assert len(frames_of(WAVEFORM_N[: most + 1], 22_050, config)) == num_frames + 1
 
 
 @pytest.mark.parametrize("config", [MelFrames(), MfccFrames(), FbankFrames(kind="fbank")])

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from configs.data import DataConfig
+from configs.load import merge
 from configs.schema import Config, TrainConfig
+from pipeline.verbs import run_verb
 from shards.atomic import Attempt
 from shards.codebook import Codebook
 from shards.commit import CommitRecord, StageLog, Written, ids_sha256
@@ -24,11 +27,20 @@ from shards.seal import write_seal
 from shards.splits import SPLITS
 from shards.stream.tokens import open_tokens
 from shards.tokens import STAGE, Block, index_table, write_index, write_token_tar
+from tests.conftest import tiny_tree
+from train import evaluate, fit
 from train.batches import Classes
 from train.data import TokenData
+from train.predictor import Predictor, load
 from train.ranks import Ranks
 from train.training import Fit
 
+PREDICTING = ("bag", "linear", "lstm", "wide", "cnn", "mlp")
+MODELS = {
+    "wide": {"kind": "linear", "width": 8, "bag_path": True},  # which counts what is not masked
+    "cnn": {"kind": "cnn", "channels": [4, 8], "hidden": 8},
+    "mlp": {"kind": "mlp", "reads": "frames", "hidden": [8, 8]},
+}
 MakeData = Callable[..., TokenData]
 MakeFit = Callable[..., Fit]
 CopyRun = Callable[..., Config]
@@ -154,3 +166,28 @@ def copy_run(finished: Config, tmp_path: Path) -> CopyRun:
         return Config.model_validate(finished.model_dump() | {"run": run} | over)
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def scored(made_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A run on clips of uneven length, with models of all kinds, scored four clips at a time."""
+    clips = tmp_path_factory.mktemp("uneven") / "clips"
+    shutil.copytree(made_clips, clips)
+    for number, path in enumerate(sorted(clips.glob("audio/*.flac"))):
+        sound_NC, rate_hz = soundfile.read(path)
+        soundfile.write(path, sound_NC[: round((1.5 - 0.13 * (number % 7)) * rate_hz)], rate_hz)
+    over = {
+        "models": MODELS,
+        "model": list(PREDICTING),
+        "train": {"micro_batch_size": 4},
+    }
+    config = Config.model_validate(merge(tiny_tree(clips, clips.parent / "run"), over))
+    assert run_verb(config, "all") == 0
+    assert fit.run(config) == 0
+    assert evaluate.run(config) == 0
+    return config
+
+
+@pytest.fixture(scope="session")
+def predictors(scored: Config) -> dict[str, Predictor]:
+    return {name: load(scored.run, name) for name in PREDICTING}

@@ -16,7 +16,7 @@ from pipeline.verbs import run_verb
 from train import evaluate, fit
 from train.data import TokenData, open_data
 from train.jobs import CARD_NAME, WEIGHTS_NAME, jobs
-from train.logits import logits_of, model_logits
+from train.logits import logits_of, model_logits, scored
 from train.models import build
 
 CPU = torch.device("cpu")
@@ -82,3 +82,26 @@ def test_networks_of_several_codebooks_are_trained_and_scored(
         card = json.loads((job.directory / CARD_NAME).read_text())
         assert card["codebooks"] == 2
         assert (job.directory / "eval.json").exists()
+
+
+def test_little_is_computed_on_one_thread_and_much_on_all() -> None:
+    seen: list[int] = []
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1_000_000))
+
+        def forward(self, inputs_BTN: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            return inputs_BTN[:, 0].float()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for num_places in (99, 1001):
+            scored(Model(), torch.zeros(10, num_places, 1), torch.full((10,), num_places))
+        assert seen == [1, 3]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
