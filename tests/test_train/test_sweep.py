@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from configs.errors import Preempted
@@ -23,7 +22,7 @@ from shards.lock import hold
 from shards.verify import verify
 from tests.commands import ROOT, command, data_files, run, succeed, write_config
 from tests.conftest import tiny_tree
-from tests.processes import family, wait_until
+from tests.processes import family, is_at_work, wait_until
 from train import sweep
 
 GRID = ("codebook.k=8,16", "model=linear,bag")
@@ -134,14 +133,11 @@ def interrupted(words: Sequence[str], log: Path, number: int, when: str) -> tupl
         begun = family(process.pid)[1:]
         process.send_signal(number)
         code = process.wait(timeout=60)
-        _, left = psutil.wait_procs(begun, timeout=QUICK_S)
+        wait_until(lambda: not any(map(is_at_work, begun)), "the end of all", QUICK_S)
     finally:
         for one in family(process.pid):
             one.kill()
         process.wait()
-    for child in left:
-        child.kill()
-    assert not left
     return code, log.read_text()
 
 
