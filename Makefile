@@ -2,6 +2,7 @@
 #
 #   CONFIG=FILE    the job (a YAML file or a run directory)      make all CONFIG=configs/esc10.yaml
 #   NAME=...       what to measure or to try          make bench NAME=plan
+#   DIR=FOLDER     your own sounds, a directory a class          make quickstart DIR=/data/sounds
 #   ARGS="k=v ..." overrides and flags for the command           make shard ARGS=--dry-run
 #
 # make reports any failure as 2: batch scripts that want the exit codes call `python -m` directly.
@@ -9,6 +10,8 @@
 CONFIG ?= configs/demo.yaml
 NAME ?= ingest
 ARGS ?=
+DIR ?=
+RUN ?= runs/$(shell basename "$(DIR)")
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +20,7 @@ READY := $(VENV)/.ready
 COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo all shard codebook tokenize train eval report bench torture
+.PHONY: help setup test check demo quickstart all shard codebook tokenize train eval report bench torture
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -52,6 +55,14 @@ demo: $(READY) ## generate clips, run everything on them, end at scores and a re
 	$(BIN)/python -m train fit configs/demo.yaml $(ARGS)
 	$(BIN)/python -m train eval configs/demo.yaml $(ARGS)
 	$(BIN)/python -m train report configs/demo.yaml $(ARGS)
+
+quickstart: $(READY) ## from DIR, your sounds, a directory a class, to a trained model and its report
+	@test -n "$(DIR)" || { echo "say where your sounds are: make quickstart DIR=/data/sounds" >&2; exit 2; }
+	$(BIN)/python -m pipeline all configs/folder.yaml "source.root=$(DIR)" "run=$(RUN)" $(ARGS)
+	$(BIN)/python -m train fit "$(RUN)" $(ARGS)
+	$(BIN)/python -m train eval "$(RUN)" $(ARGS)
+	$(BIN)/python -m train report "$(RUN)" $(ARGS)
+	@echo 'now try it on any file:  $(BIN)/python -m train predict "$(RUN)" FILE --model bert'
 
 all: $(READY) ## the whole job of CONFIG: pipeline all, train fit, train eval
 	$(BIN)/python -m pipeline all $(CONFIG) $(ARGS)

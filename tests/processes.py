@@ -28,13 +28,6 @@ def family(pid: int) -> list[psutil.Process]:
     return []
 
 
-def is_at_work(process: psutil.Process) -> bool:
-    """Whether it has not ended; one that nobody has asked about since is no longer at work."""
-    with suppress(psutil.NoSuchProcess):
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
 def of_groups(groups: Collection[int]) -> list[psutil.Process]:
     """What is at work in process groups."""
     found = []
