@@ -135,7 +135,7 @@ def run_directory(path: Path) -> Path:
     from configs.load import SAVED_NAME
 
     if not (path / SAVED_NAME).is_file():
-        raise InputError(f"{path} is no run: it holds no {SAVED_NAME}")
+        raise InputError(f"{path} is no run: it holds no {SAVED_NAME}; give a config's `run`")
     return path
 
 

@@ -108,7 +108,7 @@ def _missing(path: Path, error: OSError) -> str:
     known = sorted(item.name for item in folder.glob("*.yaml")) if folder.is_dir() else []
     hint = _did_you_mean(path.name, known)
     if isinstance(error, FileNotFoundError):
-        return f"there is no such config file or run{hint}"
+        return f"there is no such config file or run{hint or '; configs/ holds some to begin with'}"
     return f"{error.strerror or 'cannot be read'}{hint}"
 
 

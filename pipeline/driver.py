@@ -43,6 +43,8 @@ def quarantine_exit_code(config: Config, layout: Layout) -> int:
     say(
         f"warning: {refused} of {total} clips ({refused / total:.1%}) are in quarantine, above "
         f"quarantine.max_share={config.quarantine.max_share:g}; "
-        f"`python -m pipeline status {layout.root}` lists them; a higher max_share goes on"
+        f"`python -m pipeline status {layout.root}` lists them. Mend what the source says of "
+        "files, or the files, and give another run=DIR; or raise quarantine.max_share, to go on "
+        "without them"
     )
     return QUARANTINE_EXIT_CODE

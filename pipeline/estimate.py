@@ -46,7 +46,7 @@ def run(config: Config) -> int:
         f"{len(catalogue.classes)} classes, {per_shard} clips a shard. Nothing was decoded; "
         "missing clips would be quarantined."
     )
-    say_splits(config.split, catalogue.clips)
+    say_splits(config.split, catalogue.clips, catalogue.classes)
     read_bytes, read_from = source_bytes(config.source.root, catalogue.clips)
     say("\n".join(["", *describe(job_of(config, catalogue.clips, read_bytes), read_from)]))
     return 0

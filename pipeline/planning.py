@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from pipeline.windows import cut
 from shards import plan as plans
 from shards.atomic import sha256_file
 from shards.commit import StageLog
-from shards.plan import Catalogue, Plan
-from shards.splits import CUTS, SPLITS, SplitInputs, split_codes
+from shards.plan import Catalogue, ClassName, Plan
+from shards.splits import CUTS, SPLITS, TEST, TRAIN, SplitCodes, SplitInputs, split_codes
+
+NAMED = 5  # classes in a warning
 
 
 def catalogue(config: Config) -> Catalogue:
@@ -71,18 +75,40 @@ def _say_new_files(config: Config, plan: Plan) -> None:
         )
 
 
-def say_splits(config: SplitConfig, clips: pa.Table) -> None:
-    """How many clips train, validate and test, before hours are spent on them; raises InputError
-    where none is left to train on, or a group is torn apart."""
+def say_splits(config: SplitConfig, clips: pa.Table, classes: Sequence[ClassName]) -> None:
+    """How many clips train, validate and test, and which classes have none to train or to test on,
+    before hours are spent on them; raises InputError where none is left to train on, or a group is
+    torn apart."""
     inputs = SplitInputs.of_index(clips)
     declared = Counter(inputs.declared)
     if config.rule in CUTS and declared.keys() - {"train"}:
         listed = ", ".join(f"{declared[name]} {name}" for name in SPLITS)
         say(f"warning: the source says {listed}; split.rule={config.rule} cuts all clips anew")
     for fold in config.folds or (None,):
-        counts = np.bincount(split_codes(inputs, config, fold), minlength=len(SPLITS))
+        codes = split_codes(inputs, config, fold)
+        counts = np.bincount(codes, minlength=len(SPLITS))
         listed = ", ".join(f"{count} {name}" for name, count in zip(SPLITS, counts, strict=True))
-        say(f"split{'' if fold is None else f' of fold {fold}'}: {listed} clips")
+        title = "split" if fold is None else f"split of fold {fold}"
+        say(f"{title}: {listed} clips")
+        _say_lacking(title, inputs, codes, classes)
+
+
+def _say_lacking(
+    title: str, inputs: SplitInputs, codes: SplitCodes, classes: Sequence[ClassName]
+) -> None:
+    """Classes that nothing can be learnt or said of."""
+    num_labels_N = [len(labels) for labels in inputs.labels]
+    labels = np.fromiter(chain.from_iterable(inputs.labels), np.int64, sum(num_labels_N))
+    codes_L = np.repeat(codes, num_labels_N)
+    has_any_C = np.bincount(labels, minlength=len(classes)) > 0
+    for code, what in ((TRAIN, "to train on"), (TEST, "to test with")):
+        lacks_C = has_any_C & ~np.isin(np.arange(len(classes)), labels[codes_L == code])
+        if (codes == code).any() and lacks_C.any():
+            names = ", ".join(classes[c].name for c in np.flatnonzero(lacks_C)[:NAMED].tolist())
+            say(
+                f"warning: {title}: {lacks_C.sum()} of {has_any_C.sum()} classes have no clip "
+                f"{what} ({names}): give more of them, or leave them out"
+            )
 
 
 def recipe(config: Config) -> dict[str, Any]:

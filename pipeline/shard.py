@@ -54,7 +54,7 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
     done = log.committed()
     witness: Row = {}
     if len(done) < plan.num_shards:
-        say_splits(config.split, plan.table(SPLIT_COLUMNS))
+        say_splits(config.split, plan.table(SPLIT_COLUMNS), plan.classes)
         witness = _witness(config, plan, log)
     tasks = [
         task_of(config, layout, shard, fingerprint, witness) for shard in range(plan.num_shards)
@@ -71,6 +71,7 @@ def run(config: Config, layout: Layout, client: OpenClient) -> None:
             "source changed; codebooks, tokens and models of those no longer fit"
         )
     say(summary(records))
+    _say_narrow(records, config.audio.sample_rate_hz)
 
 
 def _recipe_of_what_is_missing(log: StageLog, config: Config, plan: Plan) -> dict[str, Any]:
@@ -122,6 +123,18 @@ def _group_attributes(config: Config) -> dict[str, Any]:
         "frames": config.frames.model_dump(mode="json"),
         "audio": config.audio.model_dump(mode="json"),
     }
+
+
+def _say_narrow(records: Sequence[CommitRecord], sample_rate_hz: int) -> None:
+    """Where most clips hold nothing in the upper bands: the rate is too high for them."""
+    num_narrow = sum(record.detail.get("narrow", 0) for record in records)
+    num_ok = sum(record.counts["ok"] for record in records)
+    if 2 * num_narrow > num_ok:
+        say(
+            f"warning: {num_narrow} of {num_ok} clips were recorded at less than "
+            f"audio.sample_rate_hz={sample_rate_hz}, so their upper bands hold nothing: set it to "
+            "what they have, in another run=DIR, or mix no clips of different rates"
+        )
 
 
 def _write_statistics(layout: Layout, records: Sequence[CommitRecord]) -> FileRecord:

@@ -41,6 +41,7 @@ from shards.layout import Layout
 from shards.statistics import Moments
 from shards.tar import TarWriter
 
+NARROW = 0.9  # of the rate that clips are brought to
 COPIED = ("id", "labels", "targets", "set", "split", "fold", "group")  # from the plan
 
 Row = dict[str, Any]
@@ -222,6 +223,7 @@ def _record(
         "quarantined": reasons.total(),
         "frames": sum(row["num_frames"] for row in rows),
     }
+    narrow = sum(_is_narrow(row, task.audio.sample_rate_hz) for row in rows)
     return CommitRecord(
         stage=STAGE,
         name=NAME,
@@ -230,5 +232,11 @@ def _record(
         counts=counts,
         ids_sha256=ids_sha256(row["id"] for row in rows),
         files=files,
-        detail={"reasons": dict(sorted(reasons.items())), "moments": moments.to_json()},
+        detail={"reasons": dict(sorted(reasons.items())), "moments": moments.to_json()}
+        | ({"narrow": narrow} if narrow else {}),
     )
+
+
+def _is_narrow(row: Row, sample_rate_hz: int) -> bool:
+    """Whether a decoded clip was recorded at a rate so low that some bands hold nothing of it."""
+    return bool(row["status"] == OK and row["source_rate_hz"] < NARROW * sample_rate_hz)

@@ -37,7 +37,10 @@ def run(run_directory: Path, args: argparse.Namespace) -> int:
         num_refused = written(args.out, heard, predictor)
         say(f"{args.out}: {counted(len(files) - num_refused, 'file')} by {predictor.name}")
     if num_refused == len(files):
-        raise InputError(f"nothing of {counted(len(files), 'file')} could be heard")
+        raise InputError(
+            f"nothing of {counted(len(files), 'file')} could be heard, for the reasons above; "
+            "what other programs play, `ffmpeg -i FILE FILE.wav` makes readable"
+        )
     return QUARANTINE_EXIT_CODE if num_refused else 0
 
 

@@ -90,7 +90,8 @@ def read_segments(path: Path) -> pa.Table:
         line = rows[int(bad[0])].as_py()
         raise InputError(
             f"{path}, line {numbers[int(bad[0])].as_py() + 1}: expected "
-            f'`YTID, start, end, "mid,mid"`, not {line!r}'
+            f'`YTID, start, end, "mid,mid"`, not {line!r}: take the list as it is published '
+            "(spreadsheets save it with other separators)"
         )
     ids = pc.struct_field(fields, "id").cast(pa.string())
     quoted, bare = (pc.struct_field(fields, name).cast(pa.string()) for name in ("quoted", "bare"))

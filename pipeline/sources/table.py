@@ -73,7 +73,9 @@ class _Columns:
     def needed(self, name: str) -> list[Any]:
         if name not in self._table.column_names:
             there = ", ".join(self._table.column_names)
-            raise InputError(f"{self._source.table} has no column {name}; it has {there}")
+            raise InputError(
+                f"{self._source.table} has no column {name}; it has {there}: rename one of these"
+            )
         values = self.optional(name)
         if None in values:
             raise self._fault(values.index(None), f"no {name}")

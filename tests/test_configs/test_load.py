@@ -232,7 +232,7 @@ def test_a_missing_file_suggests_its_neighbour(write_yaml: WriteYaml, faults_of:
     (fault,) = faults_of(path.with_name("esc01.yaml"))
     assert fault == "there is no such config file or run (did you mean esc10.yaml?)"
     (fault,) = faults_of(path.parent / "nowhere" / "esc10.yaml")
-    assert fault == "there is no such config file or run"
+    assert fault.startswith("there is no such config file or run; configs/ holds some")
 
 
 # --- run directories -------------------------------------------------------------------------
