@@ -78,15 +78,20 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
             if after is not None:  # else nothing is done that was not saved
                 fit.kept.save(learner, done, after, history)
             raise Preempted(f"{fit.title}: saved step {done} of {fit.num_steps}; run again")
-    if done < fit.num_steps and not history.is_over(fit.config):
+    if done < fit.num_steps:
+        _say_early_end(fit, done, history)
+    return _chosen(fit, learner, history)
+
+
+def _say_early_end(fit: Fit, done: int, history: History) -> None:
+    """Raises TrainingFailed where nobody wanted it."""
+    if not history.is_over(fit.config):
         raise TrainingFailed(
             f"{fit.title}: there was nothing more to read after step {done} of {fit.num_steps}; "
             "run the same command again"
         )
-    if done < fit.num_steps:
-        patience = counted(fit.config.early_stop or 0, "validation")
-        say(f"{fit.title}: ended after step {done}: {patience} brought no higher mAP")
-    return _chosen(fit, learner, history)
+    patience = counted(fit.config.early_stop or 0, "validation")
+    say(f"{fit.title}: ended after step {done}: {patience} brought no higher mAP")
 
 
 def _is_unfinished(fit: Fit, done: int, history: History) -> bool:

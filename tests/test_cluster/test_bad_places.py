@@ -138,3 +138,12 @@ def test_a_worker_that_does_not_see_the_source_is_refused_by_name(tmp_path: Path
     assert "(blind on " in done.stdout
     assert "not to be seen there, to be seen here" in done.stdout
     assert tree_hash(tmp_path / "run") == tree_hash(tmp_path / "inline")
+
+
+def test_a_client_that_gave_up_its_scheduler_ends_the_job(tmp_path: Path) -> None:
+    with workers(tmp_path, 1) as client:
+        outcomes = run_tasks(client, time.sleep, dict.fromkeys("abcdefgh", 0.2))
+        next(outcomes)
+        client.close()
+        with pytest.raises(ClusterLost, match="the scheduler is gone"):
+            list(outcomes)

@@ -348,12 +348,3 @@ def test_a_job_that_stands_still_writes_down_its_state_and_ends(tmp_path: Path) 
     (dump,) = (tmp_path / "cluster").glob("stall-*.yaml")
     assert str(dump) in str(caught.value)
     assert "sleepy-0" in dump.read_text()
-
-
-def test_a_client_that_gave_up_its_scheduler_ends_the_job(tmp_path: Path) -> None:
-    with workers(tmp_path, 1) as client:
-        outcomes = run_tasks(client, partial(sleepy, tmp_path, 0.2), names(8))
-        next(outcomes)
-        client.close()
-        with pytest.raises(ClusterLost, match="the scheduler is gone"):
-            list(outcomes)
