@@ -13,6 +13,7 @@ Legend: N clips, C classes, B replicates, G groups of equal scores that hold pos
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -42,8 +43,14 @@ def map_replicates(scores_NC: Scores, targets_NC: Scores) -> Doubles:
     scored = targets_NC.any(axis=0)
     scores_CN = np.ascontiguousarray(scores_NC.T[scored])
     has_CN = np.ascontiguousarray(targets_NC.T[scored] > 0)
-    aps = map(partial(_aps, _draws(len(scores_NC))), scores_CN, has_CN)
-    return np.asarray(np.nanmean([*aps], axis=0))
+    return mean_known([*map(partial(_aps, _draws(len(scores_NC))), scores_CN, has_CN)])
+
+
+def mean_known(replicates: Sequence[Doubles]) -> Doubles:
+    """The mean [B] over what is a number in each replicate; NaN where nothing is."""
+    values_XB = np.stack(replicates)
+    with np.errstate(invalid="ignore"):  # of nothing: 0 / 0
+        return np.asarray(np.nansum(values_XB, axis=0) / np.isfinite(values_XB).sum(axis=0))
 
 
 def _aps(counts_NB: CountsNB, scores_N: Scores, has_N: Flags) -> Doubles:

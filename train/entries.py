@@ -21,7 +21,7 @@ from shards.audit import JOURNAL_NAME
 from shards.codebook import fold_of
 from shards.commit import ids_sha256
 from shards.layout import Layout
-from train.bootstrap import interval, map_replicates
+from train.bootstrap import interval, map_replicates, mean_known
 from train.committed import model_names, open_model
 from train.evaluate import SCORES_NAME, kept_scores
 from train.jobs import stamp_of
@@ -101,7 +101,7 @@ class Entry:
 
     @property
     def replicates_B(self) -> Doubles:  # noqa: N802 - its shape
-        return np.asarray(np.nanmean([fold.clips[1] for fold in self.folds], axis=0))
+        return mean_known([fold.clips[1] for fold in self.folds])
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from train.bootstrap import interval, map_replicates, share_replicates
 from train.metrics import mean_ap
 
 
-@settings(max_examples=15)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000))
 def test_a_replicate_is_the_score_of_the_clips_that_were_drawn(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -25,7 +25,7 @@ def test_a_replicate_is_the_score_of_the_clips_that_were_drawn(seed: int) -> Non
     shares_B = share_replicates(targets_NC[:, 0] > 0)
     counts_NB = bootstrap._draws(num_clips)
     assert (counts_NB.sum(axis=0) == num_clips).all()
-    for b in range(0, bootstrap.REPLICATES, 40):
+    for b in range(0, bootstrap.REPLICATES, 10):
         drawn = np.repeat(np.arange(num_clips), counts_NB[:, b])
         has = targets_NC[drawn].any(axis=0)
         assert shares_B[b] == pytest.approx(targets_NC[drawn, 0].mean())
