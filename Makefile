@@ -11,7 +11,8 @@ CONFIG ?= configs/demo.yaml
 NAME ?= ingest
 ARGS ?=
 DIR ?=
-RUN ?= runs/$(shell basename "$(DIR)")
+# Two folders of one name are two runs.
+RUN ?= runs/$(shell basename "$(DIR)")-$(shell realpath "$(DIR)" | cksum | cut -c 1-4)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

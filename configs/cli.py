@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # pydantic takes half a second, in which Ctrl-C must be heard
 
 QUARANTINE_EXIT_CODE = 3
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # batch systems warn by either
+ID_LIKE_AN_OPTION = re.compile(r"-[A-Za-z0-9_][A-Za-z0-9_-]{9}")
 ALL_STOP_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
 
 
@@ -97,7 +99,7 @@ def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None 
 def _dispatch(
     parser: argparse.ArgumentParser, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None
 ) -> int:
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(_ids_last(sys.argv[1:] if argv is None else argv))
     takes_more = "overrides" in args or "words" in args  # also after an option
     if any(word.startswith("-") for word in rest) or (rest and not takes_more):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -109,6 +111,14 @@ def _dispatch(
     if isinstance(verb, GridVerb):
         return verb.run(args.config, [*args.overrides, *rest], args.dry_run)
     return _run_verb(verb, args, rest)
+
+
+def _ids_last(words: Sequence[str]) -> list[str]:
+    """Words with those at their end that are no options, though they begin like one: one in 64 of
+    YouTube's ids does."""
+    ids = [word for word in words if ID_LIKE_AN_OPTION.fullmatch(word)]
+    others = [word for word in words if word not in ids]
+    return [*others, "--", *ids] if ids and "--" not in words else [*words]
 
 
 def _run_verb(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:

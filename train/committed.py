@@ -18,14 +18,16 @@ from pydantic import TypeAdapter
 
 from configs.errors import InputError, IntegrityError, NotMadeYet
 from configs.models import AstModel, BagModel, BertShape, MlpModel, Model
+from shards.atomic import sha256_file
 from shards.codebook import Codebook, open_codebook
 from shards.commit import REPAIR, CommitRecord, StageLog, fingerprint, stage_logs
 from shards.layout import Layout
 from shards.plan import ClassName
 from shards.seal import check_bytes
 from train.jobs import CARD_NAME, EVAL_NAME, FORMAT, STAGE, WEIGHTS_NAME, stamp_of
+from train.metrics import HALF
 
-USUAL_THRESHOLD = 0.5
+SCORES_NAME = "scores.parquet"
 WITH_POSITIONS = (BertShape, MlpModel, AstModel)
 MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 
@@ -88,16 +90,27 @@ class Committed:
 
     def thresholds(self) -> npt.NDArray[np.float64]:
         """From which probability on a clip has a label, [C]: as evaluation tuned it, or a half."""
-        usual: Any = [None] * len(self.titles)
-        found = None
-        try:
-            kept = json.loads((self.layout.model(self.name) / EVAL_NAME).read_bytes())
-            signature = kept.pop("sha256")
-            if signature == fingerprint(kept) and kept["model"] == stamp_of(self.record):
-                found = kept["thresholds"]
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            pass  # there are none, or they cannot be trusted
-        return np.array([USUAL_THRESHOLD if value is None else value for value in found or usual])
+        scores = self.scores()
+        tuned = scores["thresholds"] if scores else None
+        return np.array(tuned or [HALF] * len(self.titles))
+
+    def scores(self) -> dict[str, Any]:
+        """What evaluation kept of it; empty where that is not of this model."""
+        kept = kept_scores(self.layout.model(self.name))
+        return kept if kept and kept["model"] == stamp_of(self.record) else {}
+
+
+def kept_scores(directory: Path) -> dict[str, Any]:
+    """The scores in the `eval.json` of a model's directory; empty where they, or the logits that
+    they are of, changed."""
+    try:
+        kept: dict[str, Any] = json.loads((directory / EVAL_NAME).read_bytes())
+        signature = kept.pop("sha256")
+        logits_sha256 = sha256_file(directory / SCORES_NAME)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {}
+    is_whole = signature == fingerprint(kept) and kept["logits_sha256"] == logits_sha256
+    return kept if is_whole else {}
 
 
 def open_model(layout: Layout, name: str | None = None) -> Committed:

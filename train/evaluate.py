@@ -8,9 +8,9 @@ validation clips decided. A second `eval` reads them, without torch.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +22,11 @@ from configs.console import answer, say
 from configs.errors import NotMadeYet
 from configs.schema import Config
 from shards.atomic import Attempt, sha256_file, write_whole
-from shards.commit import fingerprint
+from shards.commit import fingerprint, ids_sha256
 from shards.events import timed, total_seconds
 from shards.layout import Layout
 from shards.seal import check_size
+from train.committed import SCORES_NAME, kept_scores
 from train.jobs import EVAL_NAME, Job, jobs, recipe, stamp_of
 from train.world import world_of
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from train.data import TokenData
     from train.ranking import Doubles
 
-SCORES_NAME = "scores.parquet"
+REPLICATE_DIGITS = 6  # differences between two models are small
 FloatsNC = npt.NDArray[np.float32]
 ORDERED = ("map", "map_weighted", "mauc", "lwlrap")
 SHARES = ("accuracy", *ORDERED, "f1_micro", "f1_macro", "hamming")
@@ -69,19 +70,6 @@ def scores_of(config: Config, job: Job) -> dict[str, Any]:
     return kept if kept.get("model") == stamp else _score(config, job, stamp)
 
 
-def kept_scores(directory: Path) -> dict[str, Any]:
-    """The scores in the `eval.json` of a model's directory; empty where they, or the logits that
-    they are of, changed."""
-    try:
-        kept: dict[str, Any] = json.loads((directory / EVAL_NAME).read_bytes())
-        signature = kept.pop("sha256")
-        logits_sha256 = sha256_file(directory / SCORES_NAME)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return {}
-    is_whole = signature == fingerprint(kept) and kept["logits_sha256"] == logits_sha256
-    return kept if is_whole else {}
-
-
 def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     from train.data import job_data, say_masked
     from train.logits import model_logits
@@ -101,6 +89,7 @@ def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:
     scores["thresholds"] = None if thresholds_C is None else thresholds_C.tolist()
     map_N2 = plane(np.concatenate(seen) if seen else logits_NC)
     _keep_logits(job, [data.ids[row] for row in rows], logits_NC, targets_NC, map_N2)
+    scores["ids"] = ids_sha256(sorted(data.ids[row] for row in rows))
     scores["logits_sha256"] = sha256_file(job.directory / SCORES_NAME)
     text = json.dumps({**scores, "sha256": fingerprint(scores)}, indent=2) + "\n"
     if not data.source.damaged:  # or they would stand when it is mended
@@ -124,7 +113,8 @@ def _thresholds(config: Config, job: Job, data: TokenData) -> Doubles | None:
 def _intervals(
     scores: dict[str, Any], logits_NC: FloatsNC, targets_NC: FloatsNC, task: str
 ) -> dict[str, Any]:
-    """95 % intervals of mAP and, of one label, of accuracy."""
+    """95 % intervals of mAP and, of one label, of accuracy; and mAP in each draw of clips, None
+    where a draw holds no positive."""
     from train.bootstrap import interval, map_replicates, share_replicates
     from train.metrics import decide, ranked_by
 
@@ -132,10 +122,12 @@ def _intervals(
     if "accuracy" in scores:
         is_right_N = np.any(decide(logits_NC, task) & (targets_NC > 0), axis=1)
         replicates_B["accuracy"] = share_replicates(np.asarray(is_right_N))
-    return {
+    found: dict[str, Any] = {
         f"{name}_interval": interval(scores[name], values_B)
         for name, values_B in replicates_B.items()
     }
+    maps = replicates_B["map"].round(REPLICATE_DIGITS).tolist()
+    return found | {"map_replicates": [None if math.isnan(value) else value for value in maps]}
 
 
 def plane(vectors_ND: FloatsNC) -> FloatsNC:

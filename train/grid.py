@@ -202,6 +202,7 @@ def _point(
     path: Path, settings: Mapping[str, str], values: Iterable[Value], config: Config, model: str
 ) -> Point:
     entry = config.models[model]
+    _refuse_overruled(values, model, entry)
     own = [value for value in values if _decides(value.key, model, entry)]
     of_codebook = [value for value in own if value.key.startswith("codebook")]
     of_model = [value for value in own if value not in of_codebook]
@@ -216,6 +217,18 @@ def _point(
     shown = {value.key: value.shown for value in own} | {"model": model}
     overrides = _overrides(kept)
     return Point(shown, tuple(overrides), load_config(path, overrides))
+
+
+def _refuse_overruled(values: Iterable[Value], model: str, entry: Model) -> None:
+    """Raises ConfigError where a model's own setting stands above the one that is varied."""
+    for value in values:
+        section, *below = value.key.split(".")
+        if section == "train" and below and getattr(entry, below[0], None) is not None:
+            own = f"models.{model}.{below[0]}"
+            raise ConfigError(
+                "command line",
+                [f"{value.key}: {model} goes by {own}, which stands above it: vary that"],
+            )
 
 
 def _decides(key: str, model: str, entry: Model) -> bool:

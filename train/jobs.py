@@ -23,7 +23,7 @@ WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 EVAL_NAME = "eval.json"
 CHECKPOINTS_NAME = "checkpoints"
-FORMAT, EVAL_FORMAT = 4, 2
+FORMAT, EVAL_FORMAT = 4, 3
 # Settings of `train` that decide speed and safety, but not what is learnt from which examples. As
 # the number of ranks, `micro_batch_size` decides how sums round, what dropout draws, and whom
 # mixup mixes.

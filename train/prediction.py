@@ -12,24 +12,18 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 
 from pipeline.audio.quantise import TokensTQ
 from pipeline.audio.refusal import ClipRefused
 
-FloatsC = npt.NDArray[np.float32]
-FloatsWC = npt.NDArray[np.float32]
+LogitsC = npt.NDArray[np.float32]
+FloatsC = npt.NDArray[np.float64]
+FloatsWC = npt.NDArray[np.float64]
 Pool = Literal["mean", "max"]
 POOLS: dict[Pool, Callable[[FloatsWC], FloatsC]] = {
     "mean": lambda scores_WC: scores_WC.mean(axis=0),
     "max": lambda scores_WC: scores_WC.max(axis=0),
 }
-
-
-def probabilities(logits_C: FloatsC, task: str) -> FloatsC:
-    """Of each class by itself, or of one class out of all."""
-    made = scipy.special.softmax if task == "multiclass" else scipy.special.expit
-    return np.asarray(made(logits_C), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +53,7 @@ class WindowPrediction:
     start_s: float
     stop_s: float
     tokens_TQ: TokensTQ | None = None  # uint16
-    logits_C: FloatsC | None = None
+    logits_C: LogitsC | None = None
     scores_C: FloatsC | None = None  # probabilities
     refusal: ClipRefused | None = None
 
@@ -100,7 +94,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Refused:
-    """A file of which no window could be heard; `reason` is a key of
+    """A file of which no window could be heard, or whose decoder died; `reason` is a key of
     `pipeline.audio.refusal.REASONS`."""
 
     file: str

@@ -24,7 +24,7 @@ from train.predictor import Predictor
 
 ROWS_AT_ONCE = 64
 METADATA_KEY = "audiolex"
-SCORES = pa.list_(pa.float32())
+SCORES = pa.list_(pa.float64())
 WINDOW = pa.struct(
     [
         ("start_s", pa.float64()),

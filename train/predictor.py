@@ -24,6 +24,7 @@ from pipeline.audio.quantise import Quantiser
 from shards.layout import Layout
 from train.committed import open_model
 from train.device import choose_device
+from train.metrics import probabilities
 from train.prediction import (
     POOLS,
     Classes,
@@ -31,7 +32,6 @@ from train.prediction import (
     Prediction,
     Refused,
     WindowPrediction,
-    probabilities,
 )
 from train.scorer import Scorer, scorer_of
 from train.windows import Cut, Heard, Listener
@@ -112,7 +112,7 @@ class Predictor:
                 windows.append(WindowPrediction(*place, refusal=heard.refusal))
                 continue
             tokens_TQ, logits_C = next(logits)
-            scores_C = probabilities(logits_C, self.classes.task)
+            (scores_C,) = probabilities(logits_C[None], self.classes.task)
             windows.append(WindowPrediction(*place, tokens_TQ, logits_C, scores_C))
         return windows
 

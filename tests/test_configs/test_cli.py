@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.cli import GridVerb, Mode, Verb, main
+from configs.cli import GridVerb, Mode, RunVerb, Verb, main
 from configs.errors import DifferentBytes, InputError, NotMadeYet, Preempted, RunLocked
 from configs.load import load_config
 from configs.schema import Config
@@ -144,7 +145,7 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 
 WAITING = """
 import sys, time
-from configs.cli import GridVerb, Mode, Verb, main
+from configs.cli import GridVerb, Mode, RunVerb, Verb, main
 def run(config):
     print("ready", flush=True)
     time.sleep(60)
@@ -170,3 +171,25 @@ def test_a_signal_ends_a_command_with_75(number: int, job: str) -> None:
     assert process.returncode == 75
     assert err.startswith("stopped: ")
     assert "Traceback" not in err
+
+
+def test_an_id_that_begins_like_an_option_is_one(tmp_path: Path) -> None:
+    """One in 64 of YouTube's does."""
+    (tmp_path / "config.yaml").touch()
+    seen: list[tuple[list[str], str | None]] = []
+
+    def look(_: Path, args: argparse.Namespace) -> int:
+        seen.append((args.words, args.name))
+        return 0
+
+    def options(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("words", nargs="*")
+        parser.add_argument("--name")
+
+    verbs = {"look": RunVerb(look, "look", options)}
+    run = str(tmp_path)
+    for words in (["-0RWZT-miFs"], ["-0RWZT-miFs", "--name", "k5"], ["--name=k5", "-0RWZT-miFs"]):
+        assert main("made", verbs, ["look", run, *words]) == 0
+    assert main("made", verbs, ["look", run, "--", "-0RWZT-miFs"]) == 0
+    assert [found for found, _ in seen] == [["-0RWZT-miFs"]] * 4
+    assert [name for _, name in seen] == [None, "k5", "k5", None]

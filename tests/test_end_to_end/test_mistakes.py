@@ -1,7 +1,6 @@
 """A catalogue of what people get wrong: each ends in a message with its cause and a cure.
 
-Commands run as typed, but in this process. None may show a traceback, and none may leave a run that
-the same command, mended, could not go on with.
+Commands run as typed, but in this process. None may show a traceback.
 """
 
 from __future__ import annotations

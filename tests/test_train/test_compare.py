@@ -18,7 +18,8 @@ from configs.schema import Config
 from shards.layout import Layout
 from tests.browser import CHROMIUM, browser
 from train.__main__ import VERBS
-from train.entries import Entry, Standing, entries
+from train.committed import Committed
+from train.entries import Entry, Standing, entries, run_names
 from train.pages.compare import compare
 
 CopyRun = Callable[..., Config]
@@ -57,7 +58,7 @@ def test_models_of_a_run_side_by_side(
 def test_several_runs_in_any_order_of_words(copy_run: CopyRun, tmp_path: Path) -> None:
     one, other, out = copy_run(), tmp_path / "other", tmp_path / "page.html"
     shutil.copytree(one.run, other)
-    shutil.rmtree(other / "models" / "bag")
+    shutil.rmtree(other / "commits" / "fit" / "bag")
     words = ["compare", str(one.run), "--out", str(out), str(other)]
     assert main("train", VERBS, words) == 0
     titles = {entry["title"] for entry in data_of(out)["entries"]}
@@ -79,25 +80,33 @@ def test_what_is_not_scored_is_said(
 
 
 def standing(name: str, tokens: str, score: float, replicates: Any) -> Standing:
-    card = {"codebook": {"name": tokens}, "classes": [{"name": "a"}, {"name": "b"}]}
-    scores = {"map": score, "per_class": {"ap": [score, None if score > 0.5 else 0.1]}}
-    found = Standing(Path("run"), name, card, scores)
-    found.__dict__["clips"] = (tokens, np.array(replicates))
-    return found
+    classes = [{"id": f"/{letter}", "name": "Bell"} for letter in "ab"]
+    card = {"codebook": {"name": tokens}, "classes": classes}
+    committed = Committed(Layout(Path("run")), name, None, card)  # type: ignore[arg-type]
+    aps = [score, None if score > 0.5 else 0.1]
+    scores = {"map": score, "per_class": {"ap": aps}, "ids": tokens, "map_replicates": replicates}
+    return Standing(committed, scores)
 
 
 def test_folds_are_one_entry_with_their_means() -> None:
-    one = standing("k50-fold1-bert", "k50-fold1", 0.4, [0.3, 0.5])
-    two = standing("k50-fold2-bert", "k50-fold2", 0.6, [0.5, 0.9])
-    assert one.title == two.title == "k50-bert"
-    assert standing("fold1-bert", "fold1", 0.1, []).title == "bert"
-    assert standing("k5-bert", "k5", 0.1, []).title == "k5-bert"
-    assert standing("my-bert", "default", 0.1, []).title == "my-bert"
+    one = standing("k50-fold1-bert", "k50-fold1", 0.4, [0.3, 0.5, None])
+    two = standing("k50-fold2-bert", "k50-fold2", 0.6, [0.5, 0.9, None])
+    assert one.title == two.title == ("k50-bert", True)
+    assert standing("fold1-bert", "fold1", 0.1, []).title == ("bert", True)
+    assert standing("k5-bert", "k5", 0.1, []).title == ("k5-bert", False)
+    assert standing("my-bert", "default", 0.1, []).title == ("my-bert", False)
     entry = Entry("k50-bert", (one, two))
     assert entry.mean("map") == pytest.approx(0.5)
     assert entry.mean("accuracy") is None
-    assert entry.replicates_B.tolist() == pytest.approx([0.4, 0.7])
-    assert entry.aps == {"a": pytest.approx(0.5), "b": 0.1}
+    assert entry.replicates_B.tolist()[:2] == pytest.approx([0.4, 0.7])
+    assert np.isnan(entry.replicates_B[2])
+    assert entry.aps == {"/a": pytest.approx(0.5), "/b": 0.1}, "classes of one name are two"
+
+
+def test_runs_of_one_name_are_told_apart() -> None:
+    names = run_names([Path("/a/one/run"), Path("/a/two/run"), Path("/b/two/run")])
+    assert names == ["a/one/run", "a/two/run", "b/two/run"]
+    assert run_names([Path("/a/one"), Path("/a/two")]) == ["one", "two"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -110,7 +119,7 @@ def test_in_a_browser_what_is_compared_with_is_chosen(copy_run: CopyRun, tmp_pat
             tab.look(width)
             tab.open(page)
             assert tab.run("document.querySelectorAll('#table tbody tr').length") == 2
-            assert tab.run("document.documentElement.scrollWidth <= innerWidth")
+            assert tab.run("document.documentElement.scrollWidth") <= width
         cells = "[...document.querySelectorAll('#table tbody tr')].map(row => row.textContent)"
         best, other = tab.run(cells)
         assert "±" in other

@@ -135,8 +135,18 @@ VALUES: dict[str, list[str]] = {
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
     keys = draw(st.lists(st.sampled_from(sorted(VALUES)), unique=True, max_size=4))
+    if "models.linear.lr" in keys:  # stands above train.lr, which is refused
+        keys = [key for key in keys if key != "train.lr"]
     drawn = {key: st.lists(st.sampled_from(VALUES[key]), min_size=1, max_size=3) for key in keys}
     return [f"{key}={','.join(draw(values))}" for key, values in drawn.items()]
+
+
+def test_what_a_model_overrules_is_not_varied(job: Path) -> None:
+    """Every point would be the same training."""
+    words = ["train.lr=1e-3,1e-4", "models.linear.lr=0.1", "model=linear"]
+    with pytest.raises(ConfigError, match=r"linear goes by models\.linear\.lr.*vary that"):
+        points_of(job, words)
+    assert len(points_of(job, ["models.linear.lr=0.1,0.2", "model=linear"])) == 2
 
 
 def decisive(config: Config, model: str) -> bytes:

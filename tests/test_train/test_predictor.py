@@ -26,7 +26,8 @@ from shards.commit import fingerprint
 from shards.layout import Layout
 from tests.test_train.conftest import PREDICTING
 from train.data import open_data
-from train.prediction import Classes, Prediction, probabilities
+from train.metrics import probabilities
+from train.prediction import Classes, Prediction
 from train.predictor import Predictor, load
 
 with_models = pytest.mark.parametrize("name", PREDICTING)
@@ -75,7 +76,7 @@ def test_tokens_and_scores_are_those_of_the_stages_bit_for_bit(
     tokens = [one.tokens_TQ for p in found for one in p.windows if one.tokens_TQ is not None]
     np.testing.assert_array_equal(np.concatenate(tokens), stored_SQ)
     for one, logits_C in zip(found, expected_NC, strict=True):
-        np.testing.assert_array_equal(one.scores, probabilities(logits_C, "multilabel"))
+        np.testing.assert_array_equal(one.scores, probabilities(logits_C[None], "multilabel")[0])
 
 
 @with_models
@@ -167,7 +168,7 @@ def test_labels_reach_the_thresholds_that_evaluation_tuned(own_run: Path, scored
     assert found.classes.thresholds_C.tolist() == tree["thresholds"]
     reached = np.flatnonzero(scores_C >= np.array(tree["thresholds"]))
     assert found.labels == [titles[c] for c in reached]
-    thresholds = [None, *(scores_C[1:] + np.where(np.arange(1, len(titles)) % 2, 0.01, 0)).tolist()]
+    thresholds = [0.5, *(scores_C[1:] + np.where(np.arange(1, len(titles)) % 2, 0.01, 0)).tolist()]
     del tree["sha256"]
     tree["thresholds"] = thresholds
 
@@ -191,5 +192,5 @@ def test_classes_are_ranked_and_one_label_of_several_is_the_likeliest(
     one_of_three = Classes(("a", "b", "c"), "multiclass", np.full(3, 0.9))
     assert one_of_three.labels(np.array([0.3, 0.4, 0.3], dtype=np.float32)) == ["b"]
     logits_C = np.array([1.0, 3.0, 2.0], dtype=np.float32)
-    assert probabilities(logits_C, "multiclass").sum() == pytest.approx(1)
-    assert probabilities(logits_C, "multilabel")[0] == pytest.approx(0.7310586)
+    assert probabilities(logits_C[None], "multiclass").sum() == pytest.approx(1)
+    assert probabilities(logits_C[None], "multilabel")[0, 0] == pytest.approx(0.7310586)

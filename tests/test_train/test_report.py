@@ -24,6 +24,8 @@ from train.pages import report
 
 CopyRun = Callable[..., Config]
 EVIL = "</script><img src=x onerror=alert('x')> & \"Co\""
+LEFTMOST = """Math.min(...[...document.querySelectorAll('main *')]
+    .map(one => one.getBoundingClientRect()).filter(box => box.width).map(box => box.left))"""
 SECTIONS = "Classes Curves Confusion Clips Training Tokens Data Origin".split()
 
 
@@ -139,8 +141,12 @@ def test_a_browser_shows_all_of_it_and_asks_for_nothing(
     assert tab.run("[...document.querySelectorAll('h2')].map(h => h.textContent)") == SECTIONS
     assert tab.run("document.querySelectorAll('#classes tbody tr').length") == 12
     assert tab.run("document.querySelectorAll('audio').length") == 12
-    assert tab.run("[...document.querySelectorAll('svg')].every(svg => svg.childElementCount > 3)")
-    assert tab.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+    drawn = "polyline[points*=' '], circle:not(.near), rect"
+    assert tab.run(
+        f"[...document.querySelectorAll('svg')].every(svg => svg.querySelector({drawn!r}))"
+    )
+    assert tab.run("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+    assert tab.run(LEFTMOST) >= 0
     assert tab.run("document.querySelector('#classes').textContent").count(EVIL) == 12
     assert tab.run("document.querySelectorAll('img').length") == 0
     assert tab.complaints == []
@@ -180,6 +186,8 @@ def test_classes_are_sorted_and_found_by_keyboard(tab: Browser, reported: Config
     tab.press("Enter", "\r")
     assert tab.run("document.querySelectorAll('#pr polyline').length") == before + 1
     assert names[0] in tab.run("document.getElementById('pr-said').textContent")
+    assert tab.run("document.activeElement.textContent") == names[0], "it keeps the focus"
+    assert tab.run("document.querySelector('#classes tr.on td').textContent") == names[0]
     assert tab.complaints == []
 
 
@@ -208,3 +216,12 @@ def test_what_is_nearest_to_the_pointer_is_said(tab: Browser, reported: Config) 
       })()"""
     said = tab.run(script)
     assert said.partition(":")[0] in data_of(reported)["map"]["ids"]
+
+
+def test_points_of_a_plot_are_said_by_keyboard(tab: Browser, reported: Config) -> None:
+    tab.open(page_of(reported))
+    tab.run("document.getElementById('map').focus()")
+    for key, number in (("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0)):
+        tab.press(key)
+        said = tab.run("document.querySelector('[role=status].unseen').textContent")
+        assert said.startswith(data_of(reported)["map"]["ids"][number])

@@ -70,7 +70,7 @@ function plot(svg, { x = {}, y = {}, series, label }) {
       `${one.name ? one.name + ": " : ""}${(x.show ?? short)(known[i][0])}, ${(y.show ?? short)(known[i][1])}` }));
   }
   drawNames(svg, series);
-  sayNearest(svg, near);
+  sayNearest(svg, near, label);
 }
 const DRAW = {
   line: (svg, places, { colour, dashed }) => part(svg, "polyline", { points: places.map(place => place.join()).join(" "),
@@ -92,28 +92,45 @@ function drawAxes(svg, x, y, across, up) {
   part(svg, "text", { x: BOX.right, y: BOX.bottom + 36, "text-anchor": "end" }, x.title ?? "");
   part(svg, "text", { x: BOX.left - 42, y: BOX.top - 12 }, y.title ?? "");
 }
-function drawNames(svg, series) {
-  const line = part(svg, "text", { x: BOX.right, y: BOX.top - 12, "text-anchor": "end" });
-  series.forEach((one, n) => {
-    if (one.name) part(line, "tspan", { dx: n ? 12 : 0, style: `fill: ${one.colour ?? COLOURS[n % COLOURS.length]}` }, one.name);
-  });
+function drawNames(svg, series) {  // below the plot, where they have room
+  const names = series.map((one, n) => one.name && make("span", { textContent: one.name,
+    style: `color: ${one.colour ?? COLOURS[n % COLOURS.length]}` })).filter(Boolean);
+  svg.parentNode.querySelector(".names")?.remove();
+  if (names.length) svg.after(make("div", { className: "names" }, ...names));
 }
-function sayNearest(svg, near) {
+function sayNearest(svg, near, label) {  // to the pointer; or, by arrow keys, one after the other
   const dot = part(svg, "circle", { class: "near", r: 3.5, visibility: "hidden" });
   const text = part(svg, "text", { "text-anchor": "middle", visibility: "hidden", style: "paint-order: stroke; stroke: var(--paper); stroke-width: 4px" });
-  svg.onpointermove = event => {
-    if (!near.length) return;
-    const box = svg.getBoundingClientRect(), times = 420 / box.width;
-    const at = [(event.clientX - box.left) * times, (event.clientY - box.top) * times];
-    const far = ({ place }) => (place[0] - at[0]) ** 2 + (place[1] - at[1]) ** 2;
-    const found = near.reduce((best, one) => far(one) < far(best) ? one : best);
+  const show = found => {
     dot.setAttribute("cx", found.place[0]); dot.setAttribute("cy", found.place[1]);
     text.setAttribute("x", Math.min(Math.max(found.place[0], 110), 310)); text.setAttribute("y", found.place[1] < 40 ? found.place[1] + 20 : found.place[1] - 9);
     text.textContent = found.text;
     for (const element of [dot, text]) element.setAttribute("visibility", "visible");
   };
-  svg.onpointerleave = () => [dot, text].forEach(element => element.setAttribute("visibility", "hidden"));
+  const hide = () => [dot, text].forEach(element => element.setAttribute("visibility", "hidden"));
+  let at = -1;
+  svg.setAttribute("tabindex", near.length ? 0 : -1);
+  svg.onkeydown = event => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step || !near.length) return;
+    event.preventDefault();
+    at = Math.min(Math.max(at + step, 0), near.length - 1);
+    show(near[at]);
+    svg.setAttribute("aria-label", `${label}: ${near[at].text}`);
+    live.textContent = near[at].text;
+  };
+  svg.onblur = hide;
+  svg.onpointermove = event => {
+    if (!near.length) return;
+    const box = svg.getBoundingClientRect(), times = 420 / box.width;
+    const here = [(event.clientX - box.left) * times, (event.clientY - box.top) * times];
+    const far = ({ place }) => (place[0] - here[0]) ** 2 + (place[1] - here[1]) ** 2;
+    show(near.reduce((best, one) => far(one) < far(best) ? one : best));
+  };
+  svg.onpointerleave = hide;
 }
+const live = make("div", { className: "unseen", role: "status" });  // read aloud
+addEventListener("DOMContentLoaded", () => document.body.append(live));
 
 // --- tables that are sorted by their heads: columns of { title, value, cell, text, bars }
 function sortable(table, columns, rows, order) {

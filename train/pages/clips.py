@@ -22,6 +22,7 @@ from train.data import TokenData
 from train.ranking import Doubles
 
 Json = dict[str, Any]
+MOST_BYTES = 4 << 20  # of a clip's audio: a page must stay one that opens
 TOP = 6  # classes that are said of a clip
 
 
@@ -71,4 +72,5 @@ def _sounds(layout: Layout, data: TokenData, rows: Rows) -> list[Json]:
         source = None
     if source is None:
         return [{}] * len(rows)
-    return [{"audio": data_url(item)} for item in source.read(rows).items]
+    items = source.read(rows).items
+    return [{"audio": data_url(item)} if len(item) <= MOST_BYTES else {} for item in items]

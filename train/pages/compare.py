@@ -18,7 +18,6 @@ from train.pages.scores import rounded
 
 Json = dict[str, Any]
 PAGE_NAME = "compare.html"
-DIGITS = 6  # of draws: differences between two are small
 
 
 def compare(runs: Sequence[Path], out: Path | None = None) -> int:
@@ -36,21 +35,20 @@ def compare(runs: Sequence[Path], out: Path | None = None) -> int:
 
 
 def _of_entry(entry: Entry) -> Json:
-    first = entry.folds[0]
-    replicates_B = [round(float(value), DIGITS) for value in entry.replicates_B]
+    card = entry.folds[0].model.card
     return {
         "title": entry.title,
         "folds": len(entry.folds),
         "clips": sum(fold.scores["clips"] for fold in entry.folds),
         "scores": {name: entry.mean(name) for name in (*SHARES, "d_prime", "prior_map")},
         "interval": rounded(np.array(entry.interval)),
-        "replicates": replicates_B,
+        "replicates": [None if np.isnan(value) else value for value in entry.replicates_B.tolist()],
         "ids": entry.ids,
         "aps": entry.aps,
         "valid": [fold.validations() for fold in entry.folds],
-        "kind": first.card["model"]["kind"],
-        "model": first.card["model"],
-        "vocabulary": [first.card["codebooks"], first.card["k"]],
+        "kind": card["model"]["kind"],
+        "model": card["model"],
+        "vocabulary": [card["codebooks"], card["k"]],
     }
 
 

@@ -26,6 +26,7 @@ from train.pages.page import page
 
 Json = dict[str, Any]
 PAGE_NAME = "inspect.html"
+SEARCHED = 50_000  # ids, for one that was meant
 
 
 def inspect(run: Path, clip_id: str, model: str | None = None) -> int:
@@ -73,7 +74,7 @@ def _said(config: Config, job: Job, clip_id: str) -> Json:
 def _row_of(data: TokenData, clip_id: str) -> int:
     if clip_id in data.ids:
         return data.ids.index(clip_id)
-    near = get_close_matches(clip_id, data.ids, n=3, cutoff=0.5) or data.ids[:3]
+    near = get_close_matches(clip_id, data.ids[:SEARCHED], n=3, cutoff=0.5) or data.ids[:3]
     raise InputError(
         f"no decoded clip has the id {clip_id} (there are: {', '.join(near)} ...); one that is in "
         "quarantine has no tokens: `python -m pipeline status` names those"

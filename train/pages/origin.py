@@ -27,6 +27,8 @@ Json = dict[str, Any]
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "pyarrow", "zarr", "faiss")
 OTHER_NAMES = {"faiss": ("faiss-gpu", "faiss-cpu")}
 
+MOST_STEPS = 2_000  # shown of a training
+
 
 def training(job: Job) -> Json:
     """What was logged: steps, validations, and the gradients of the first and the last epoch."""
@@ -35,7 +37,9 @@ def training(job: Job) -> Json:
     flows = [record for record in records if "gradient_flow" in record]
     names = ("step", "loss", "lr", "grad_norm", "seconds", "waited_s", "padding_share")
     return {
-        "steps": [[record[name] for name in names] for record in steps],
+        "steps": [
+            [record[name] for name in names] for record in steps[:: 1 + len(steps) // MOST_STEPS]
+        ],
         "valid": [
             [record["step"], record["valid_loss"], record["valid_map"]]
             for record in records

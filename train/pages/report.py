@@ -16,8 +16,9 @@ from configs.schema import Config
 from shards.atomic import write_whole
 from shards.events import timed
 from shards.layout import Layout
+from train.committed import SCORES_NAME
 from train.data import TokenData, job_data
-from train.evaluate import SCORES_NAME, scores_of
+from train.evaluate import scores_of
 from train.jobs import Job, jobs
 from train.pages.clips import cards, hop_s
 from train.pages.origin import codebook_use, origin, quarantine, training
@@ -80,7 +81,8 @@ def build(config: Config, job: Job) -> bytes:
 def read_scored(job: Job, data: TokenData, scores: Json) -> tuple[Scored, list[list[float]]]:
     """What `scores.parquet` holds of a model: logits and labels, and its map of the clips."""
     table = pq.read_table(job.directory / SCORES_NAME)
-    logits_NC = np.array(table["logits"].to_pylist(), dtype=np.float32)
+    flat = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    logits_NC = flat.astype(np.float32).reshape(len(table), -1)
     targets_NC = np.zeros_like(logits_NC)
     for n, labels in enumerate(table["labels"].to_pylist()):
         targets_NC[n, labels] = 1

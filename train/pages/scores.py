@@ -6,6 +6,7 @@ Legend: N clips, C classes, P positives of a class.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from train.ranking import Doubles, Flags, Ranking, rankings
 
 Json = dict[str, Any]
 FloatsNC = npt.NDArray[np.float32]
-CURVE_POINTS = 40  # at most, of a class
+CURVE_POINTS = 40  # positives of a class, at most
 GRID = np.linspace(0, 1, 41)  # on which curves of several classes are averaged
 BINS = 10  # of probability
 MOST_CLASSES = 24  # beside each other in a matrix
@@ -34,16 +35,16 @@ class Scored:
     task: str
     thresholds_C: Doubles | None
 
-    @property
+    @cached_property
     def has_NC(self) -> Flags:  # noqa: N802 - its shape
         return self.targets_NC > 0
 
-    @property
+    @cached_property
     def decided_NC(self) -> Flags:  # noqa: N802
         """By tuned thresholds, where there are any."""
         return decide(self.logits_NC, self.task, self.thresholds_C)
 
-    @property
+    @cached_property
     def probabilities_NC(self) -> Doubles:  # noqa: N802
         return probabilities(self.logits_NC, self.task)
 
@@ -69,18 +70,32 @@ def curves(scored: Scored) -> Json:
         "classes": [_curve(ranking) if len(ranking.scores_P) else None for ranking in found],
         "grid": rounded(GRID),
         "precision": rounded(np.mean([_precision_at(ranking) for ranking in known], axis=0)),
-        "hit_rate": rounded(np.mean([_hit_rate_at(ranking) for ranking in both], axis=0))
+        "true_positive_rate": rounded(
+            np.mean([_true_positive_rate_at(ranking) for ranking in both], axis=0)
+        )
         if both
         else [],
     }
 
 
 def _curve(ranking: Ranking) -> Json:
-    """From the highest score down: recall, precision and false positive rate."""
-    recall_P, precision_P, false_P = _points(ranking)
-    chosen = np.unique(np.linspace(0, len(recall_P) - 1, CURVE_POINTS).round().astype(int))
-    parts = {"recall": recall_P, "precision": precision_P, "false_positives": false_P}
-    return {name: rounded(values_P[chosen]) for name, values_P in parts.items()}
+    """From the highest score down, through the corners before each positive: recall, precision and
+    false positive rate."""
+    num_positives, num_clips = len(ranking.scores_P), len(ranking.scores_N)
+    num_above_P = num_clips - np.searchsorted(ranking.scores_N, ranking.scores_P, "right")
+    num_right_above_P = num_positives - np.searchsorted(ranking.scores_P, ranking.scores_P, "right")
+    ends_P2 = np.stack([num_above_P, ranking.num_found_P], axis=1)[::-1]
+    right_P2 = np.stack([num_right_above_P, ranking.num_right_P], axis=1)[::-1]
+    chosen = np.unique(np.linspace(0, num_positives - 1, CURVE_POINTS).round().astype(int))
+    found = np.concatenate([[0], ends_P2[chosen].ravel(), [num_clips]])
+    right = np.concatenate([[0], right_P2[chosen].ravel(), [num_positives]])
+    precision = right / np.maximum(found, 1)
+    precision[found == 0] = precision[np.argmax(right > 0)]  # where nothing is found yet
+    return {
+        "recall": rounded(right / num_positives),
+        "precision": rounded(precision),
+        "false_positive_rate": rounded((found - right) / max(1, num_clips - num_positives)),
+    }
 
 
 def _points(ranking: Ranking) -> tuple[Doubles, Doubles, Doubles]:
@@ -96,7 +111,7 @@ def _precision_at(ranking: Ranking) -> Doubles:
     return np.asarray(precision_P[np.searchsorted(recall_P, GRID - 1e-12)])
 
 
-def _hit_rate_at(ranking: Ranking) -> Doubles:
+def _true_positive_rate_at(ranking: Ranking) -> Doubles:
     """The recall that each false positive rate of the grid allows."""
     recall_P, _, false_P = _points(ranking)
     allowed = np.searchsorted(false_P, GRID, "right")
