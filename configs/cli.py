@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.errors import AudiolexError, InputError, Preempted, notes_of
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # pydantic takes half a second, in which Ctrl-C must be heard
 
 QUARANTINE_EXIT_CODE = 3
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # batch systems warn by either
+MARK = "\0"  # which no word of a command line can hold
 ID_LIKE_AN_OPTION = re.compile(r"-[A-Za-z0-9_][A-Za-z0-9_-]{9}")
 ALL_STOP_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
 
@@ -99,10 +100,13 @@ def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None 
 def _dispatch(
     parser: argparse.ArgumentParser, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None
 ) -> int:
-    args, rest = parser.parse_known_args(_ids_last(sys.argv[1:] if argv is None else argv))
+    words = map(_marked, sys.argv[1:] if argv is None else argv)
+    args, rest = parser.parse_known_args([*words])
     takes_more = "overrides" in args or "words" in args  # also after an option
     if any(word.startswith("-") for word in rest) or (rest and not takes_more):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(_unmarked(rest))}")
+    args = argparse.Namespace(**{name: _unmarked(value) for name, value in vars(args).items()})
+    rest = _unmarked(rest)
     verb = verbs[args.verb]
     if isinstance(verb, RunVerb):
         if rest:
@@ -113,12 +117,15 @@ def _dispatch(
     return _run_verb(verb, args, rest)
 
 
-def _ids_last(words: Sequence[str]) -> list[str]:
-    """Words with those at their end that are no options, though they begin like one: one in 64 of
-    YouTube's ids does."""
-    ids = [word for word in words if ID_LIKE_AN_OPTION.fullmatch(word)]
-    others = [word for word in words if word not in ids]
-    return [*others, "--", *ids] if ids and "--" not in words else [*words]
+def _marked(word: str) -> str:
+    """A word that begins like an option, as one in 64 of YouTube's ids does, so that it is none."""
+    return MARK + word if ID_LIKE_AN_OPTION.fullmatch(word) else word
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unmarked(word) for word in value]
+    return value.removeprefix(MARK) if isinstance(value, str) else value
 
 
 def _run_verb(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
