@@ -72,7 +72,7 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
                 _validate(fit, learner, done, history, stop)
             if done == fit.num_steps or fit.kept.is_due(done, history):  # with its own score
                 fit.kept.save(learner, done, after, history)
-            progress.advance(int(log["clips"]), live.note(step, log))
+            progress.advance(int(log["clips"]), f"{live.note(step, log)}{_last_score(history)}")
         stop.asked = fit.ranks.any(stop.asked)  # all ranks leave together, also between models
         if stop.asked and _is_unfinished(fit, done, history):
             if after is not None:  # else nothing is done that was not saved
@@ -81,6 +81,11 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
     if done < fit.num_steps:
         _say_early_end(fit, done, history)
     return _chosen(fit, learner, history)
+
+
+def _last_score(history: History) -> str:
+    *_, last = history.scores.values() or (None,)
+    return "" if last is None else f", valid mAP {last:.1%}"
 
 
 def _say_early_end(fit: Fit, done: int, history: History) -> None:

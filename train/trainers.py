@@ -13,7 +13,7 @@ from torch import nn
 from configs.console import counted, say
 from configs.data import WHICH
 from configs.errors import ConfigError
-from configs.models import BagModel
+from configs.models import AstModel, BagModel
 from configs.schema import Config
 from shards.atomic import Attempt, write_whole
 from shards.audit import JOURNAL_NAME, SPEC_NAME, Spec
@@ -84,13 +84,22 @@ def card(job: Job, data: TokenData) -> dict[str, Any]:
     }
 
 
+def fit_title(job: Job) -> str:
+    return f"fit {job.name}"
+
+
 def _train(
     config: Config, job: Job, data: TokenData, fingerprint: str, stop: Stop, ranks: Ranks
 ) -> dict[str, torch.Tensor]:
+    if isinstance(job.model, AstModel) and config.frames.kind != "fbank":
+        say(
+            f"warning: {fit_title(job)}: AST was made for Kaldi's filter banks (frames.kind=fbank, in "
+            f"another run=DIR); frames here are {config.frames.kind}, scaled as if they were those"
+        )
     prepare(config.train)
     model = build(job.model, data.seen, len(data.classes), data.longest)
     fit = Fit(
-        title=f"fit {job.name}",
+        title=fit_title(job),
         directory=job.directory,
         partial=job.partial,
         fingerprint=fingerprint,

@@ -38,7 +38,7 @@ def run(config: Config) -> int:
     with timed(layout, "report"):
         for job in jobs(config):
             if isinstance(job.model, BagModel):
-                say(f"report {job.name}: a bag's scores stand in the reports of the other models")
+                say(f"report {job.name}: a bag's scores stand in reports of models named beside it")
                 continue
             path = job.directory / REPORT_NAME
             write_whole(job.partial, path, build(config, job))
