@@ -93,8 +93,8 @@ def _train(
 ) -> dict[str, torch.Tensor]:
     if isinstance(job.model, AstModel) and config.frames.kind != "fbank":
         say(
-            f"warning: {fit_title(job)}: AST was made for Kaldi's filter banks (frames.kind=fbank, in "
-            f"another run=DIR); frames here are {config.frames.kind}, scaled as if they were those"
+            f"warning: {fit_title(job)}: AST was made for Kaldi's filter banks (frames.kind=fbank "
+            f"in another run=DIR); frames here are {config.frames.kind}, scaled as if they were those"
         )
     prepare(config.train)
     model = build(job.model, data.seen, len(data.classes), data.longest)
