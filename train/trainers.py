@@ -94,7 +94,7 @@ def _train(
     if isinstance(job.model, AstModel) and config.frames.kind != "fbank":
         say(
             f"warning: {fit_title(job)}: AST was made for Kaldi's filter banks (frames.kind=fbank "
-            f"in another run=DIR); frames here are {config.frames.kind}, scaled as if they were those"
+            f"in another run=DIR), and scales frames as such; here they are {config.frames.kind}"
         )
     prepare(config.train)
     model = build(job.model, data.seen, len(data.classes), data.longest)
