@@ -177,11 +177,13 @@ def _parser(package: str, verbs: Mapping[str, AnyVerb]) -> argparse.ArgumentPars
             continue
         if isinstance(verb, GridVerb):
             sub.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
-            sub.add_argument("overrides", nargs="*", metavar="key=a,b", help="values, or one")
+            sub.add_argument(
+                "overrides", nargs="*", default=[], metavar="key=a,b", help="one or more"
+            )
             sub.add_argument("--dry-run", action="store_true", help=verb.dry_run)
             continue
         sub.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file or a run")
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides")
+        sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="overrides")
         sub.add_argument("--print-config", action="store_true", help="show the resolved config")
         sub.set_defaults(mode=None)
         for flag, mode in verb.modes.items():

@@ -7,16 +7,15 @@ then come `key.path=value` overrides, read as YAML. Every fault is listed in one
 
 from __future__ import annotations
 
-import difflib
-import types
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from configs.errors import ConfigError
+from configs.faults import described, did_you_mean
 from configs.schema import Config
 
 SAVED_NAME = "config.yaml"
@@ -36,7 +35,7 @@ def load_config(where: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(str(path), [_describe(fault) for fault in error.errors()]) from None
+        raise ConfigError(str(path), [described(fault) for fault in error.errors()]) from None
 
 
 def dump_config(config: Config) -> str:
@@ -106,7 +105,7 @@ def _missing(path: Path, error: OSError) -> str:
         return "this directory is no run: it holds no config.yaml"
     folder = path.parent
     known = sorted(item.name for item in folder.glob("*.yaml")) if folder.is_dir() else []
-    hint = _did_you_mean(path.name, known)
+    hint = did_you_mean(path.name, known)
     if isinstance(error, FileNotFoundError):
         return f"there is no such config file or run{hint or '; configs/ holds some to begin with'}"
     return f"{error.strerror or 'cannot be read'}{hint}"
@@ -138,80 +137,3 @@ def _parse_override(text: str) -> dict[str, Any]:
 def _short(error: yaml.YAMLError) -> str:
     problem = getattr(error, "problem", None)
     return str(problem or "a bracket is open")
-
-
-def _describe(fault: Any) -> str:
-    """One line for one pydantic error: dotted path, what is wrong, what was meant."""
-    loc = [part for part in fault["loc"] if not isinstance(part, int) and part != "[key]"]
-    shown, _ = _walk(loc)
-    path = ".".join(shown)
-    if fault["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_meant(shown, _walk(loc[:-1])[1])}"
-    if fault["type"] == "missing":
-        return f"{path}: missing"
-    text = str(fault["msg"]).removeprefix("Value error, ")
-    is_scalar = isinstance(fault["input"], str | int | float | bool)
-    got = f" (got {fault['input']!r})" if is_scalar else ""
-    return f"{path}: {text[0].lower()}{text[1:]}{got}" if path else f"{text}{got}"
-
-
-def _meant(shown: Sequence[str], known: Iterable[str]) -> str:
-    """What a key may stand for: at the top also one of a section, as `order` for `data.order`."""
-    fields = Config.model_fields.items() if len(shown) == 1 else ()
-    sections = {name: _bare(field.annotation) for name, field in fields}
-    inside = [
-        f"{name}.{shown[-1]}"
-        for name, section in sections.items()
-        if _is_model(section) and shown[-1] in section.model_fields
-    ]
-    return f" (did you mean {' or '.join(inside)}?)" if inside else _did_you_mean(shown[-1], known)
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _walk(loc: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """The path as the user wrote it (pydantic adds the chosen union member, as `audioset`), and
-    the keys that are allowed where it ends."""
-    shown: list[str] = []
-    here: Any = Config
-    for part in loc:
-        tagged = _tagged(here)
-        if part in tagged:
-            here = tagged[part]
-        else:
-            shown.append(str(part))
-            here = _bare(_inside(here, str(part)))
-    return shown, list(here.model_fields) if _is_model(here) else []
-
-
-def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The members of a union of models by the value of their `kind`; empty for anything else."""
-    plain = _bare(annotation)
-    if get_origin(plain) not in (Union, types.UnionType):
-        return {}
-    members = [member for member in map(_bare, get_args(plain)) if _is_model(member)]
-    return {get_args(m.model_fields["kind"].annotation)[0]: m for m in members}
-
-
-def _inside(annotation: Any, part: str) -> Any:
-    plain = _bare(annotation)
-    if _is_model(plain):
-        return plain.model_fields[part].annotation if part in plain.model_fields else None
-    return get_args(plain)[1] if get_origin(plain) is dict else None
-
-
-def _bare(annotation: Any) -> Any:
-    """Without its constraints, and without the None that it may be instead."""
-    if get_origin(annotation) is Annotated:
-        return _bare(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        members = [member for member in get_args(annotation) if member is not types.NoneType]
-        return _bare(members[0]) if len(members) == 1 else annotation
-    return annotation
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

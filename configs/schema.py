@@ -16,6 +16,8 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -188,13 +190,21 @@ class Config(Section):
             return tree
         return {**tree, "codebook": {**codebook, "front_end": {"preset": "logmel", **asked}}}
 
-    @model_validator(mode="after")
-    def _models_exist(self) -> Self:
-        unknown = [name for name in self.model if name not in self.models]
+    @field_validator("model")
+    @classmethod
+    def _models_exist(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Of the field, so that its fault stands beside those of others."""
+        models = info.data.get("models")
+        if models is None:  # it has faults of its own
+            return names
+        unknown = [name for name in names if name not in models]
         if unknown:
-            known = ", ".join(self.models) or "none"
-            raise ValueError(f"model: no entry {', '.join(unknown)} under models (known: {known})")
-        return self
+            known = ", ".join(models) or "none"
+            raise ValueError(
+                f"no entry {', '.join(unknown)} under models (known: {known}): describe it there, "
+                "or for a model of an earlier command line, give its run in place of the config"
+            )
+        return names
 
     @model_validator(mode="after")
     def _models_learn_labels(self) -> Self:

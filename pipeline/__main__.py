@@ -56,7 +56,9 @@ def listen(run: Path, args: argparse.Namespace) -> int:
 
 
 def _listen_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="CLIP", help="ids to hear; none: three clips")
+    parser.add_argument(
+        "words", nargs="*", default=[], metavar="CLIP", help="ids to hear; none: three clips"
+    )
     parser.add_argument(
         "--name", action="append", default=[], help="of a codebook; none: all of the run"
     )

@@ -16,7 +16,14 @@ from rich.text import Text
 
 from configs.console import say
 from pipeline.look import Sight
-from pipeline.view import event_line, headline, pace_words, quarantine_line, stage_line
+from pipeline.view import (
+    event_line,
+    headline,
+    pace_words,
+    quarantine_line,
+    stage_line,
+    training_line,
+)
 
 LINE_S, SIGN_S = 5.0, 60.0  # between lines at least, and at most
 FEW_EVENTS, BAR_CHARS = 5, 30
@@ -62,6 +69,7 @@ def _picture(sight: Sight) -> Iterator[RenderableType]:
         bar = ProgressBar(total=stage.total, completed=stage.done, width=BAR_CHARS)
         table.add_row(stage.title, bar, f"{stage.done:,}/{stage.total:,}", words)
     yield table
+    yield from (Text(training_line(training)) for training in sight.trainings)
     if sight.reasons:
         yield Text(quarantine_line(sight))
 
@@ -109,6 +117,9 @@ def _parts(sight: Sight) -> dict[str, tuple[str, str]]:
     parts = {"head": (_head(sight), _head(sight))}
     for stage in sight.stages:
         parts[stage.title] = (f"{stage.done} {stage.is_finished}", stage_line(stage))
+    for training in sight.trainings:
+        state = f"{training.epoch:.0f} {training.is_committed} {training.is_at_work}"
+        parts[f"fit {training.name}"] = (state, training_line(training))
     if sight.reasons:
         parts["quarantine"] = (str(sight.reasons), quarantine_line(sight))
     return parts

@@ -17,6 +17,7 @@ from cluster.events import NOTABLE
 from configs.errors import IntegrityError, Preempted
 from configs.schema import Config
 from pipeline.pace import Made, Pace, pace
+from pipeline.trainings import Trainings, TrainingSight
 from shards import plan as plans
 from shards.codebook import STAGE as CODEBOOK
 from shards.codebook import codebook_names
@@ -27,9 +28,6 @@ from shards.layout import Layout
 from shards.lock import Holder, holder
 from shards.seal import find_seal
 from shards.tokens import STAGE as TOKENIZE
-
-FIT = "fit"
-ONE_RECORD = {CODEBOOK, FIT}  # stages of one task, which no seal closes
 
 Event = Mapping[str, Any]
 State = Literal["nobody", "at work", "done", "failed", "gone", "not seen"]
@@ -56,7 +54,8 @@ class StageSight:
 
     @property
     def is_sealable(self) -> bool:
-        return self.stage not in ONE_RECORD
+        """A codebook is one record."""
+        return self.stage != CODEBOOK
 
     @property
     def left_s(self) -> float | None:
@@ -79,6 +78,7 @@ class Sight:
     num_clips: int | None
     num_shards: int | None
     stages: tuple[StageSight, ...]
+    trainings: tuple[TrainingSight, ...]
     num_seen: int
     reasons: Mapping[str, int]
     holder: Holder | None
@@ -88,8 +88,9 @@ class Sight:
 
     @property
     def is_finished(self) -> bool:
-        """Whether something is made, and nothing of what is begun is unfinished."""
-        begun = [stage for stage in self.stages if stage.is_begun and stage.stage != FIT]
+        """Whether something is made, and no stage that is begun is unfinished; nobody waits for
+        trainings here."""
+        begun = [stage for stage in self.stages if stage.is_begun]
         return bool(begun) and all(stage.is_finished for stage in begun)
 
 
@@ -158,6 +159,7 @@ class Lookout:
         self._config, self._layout, self._is_enough = config, Layout(config.run), is_enough
         self._tail = Tail(self._layout.events)
         self._readers: dict[tuple[str, str], _StageReader] = {}
+        self._trainings = Trainings(self._layout)
         self._last_verb: Event = {}
 
     def look(self) -> Sight:
@@ -179,6 +181,7 @@ class Lookout:
             num_clips=plan.num_clips if plan else None,
             num_shards=plan.num_shards if plan else None,
             stages=stages,
+            trainings=tuple(self._trainings.look()),
             num_seen=sum(shard.made.clips for shard in shards),
             reasons=reasons,
             holder=who,
@@ -217,9 +220,9 @@ class Lookout:
         begun = [(log.stage, log.name) for log in stage_logs(self._layout)]
         wanted = [name for name, _ in codebook_names(self._config.codebook, self._config.split)]
         keys = [(STAGE, NAME)]
-        for stage in (CODEBOOK, TOKENIZE, FIT):
+        for stage in (CODEBOOK, TOKENIZE):
             keys += [key for key in begun if key[0] == stage]
-            keys += [(stage, name) for name in wanted if stage != FIT]
+            keys += [(stage, name) for name in wanted]
         return (self._reader(*key) for key in dict.fromkeys(keys))
 
     def _reader(self, stage: str, name: str) -> _StageReader:
@@ -229,8 +232,9 @@ class Lookout:
 
 def _stage(reader: _StageReader, num_shards: int, begin_s: float, now_s: float) -> StageSight:
     done, log, begun_s = reader.read(), reader.log, reader.begun_s()
-    total = 1 if log.stage in ONE_RECORD else num_shards
-    is_finished = done >= total and (log.stage in ONE_RECORD or reader.is_sealed())
+    is_one = log.stage == CODEBOOK
+    total = 1 if is_one else num_shards
+    is_finished = done >= total and (is_one or reader.is_sealed())
     made = [shard.made for shard in reader.shards.values()]
     found = pace(made, max(begin_s, begun_s or 0.0), now_s) if done < total else None
     return StageSight(log.stage, log.name, total, done, begun_s is not None, is_finished, found)

@@ -1,4 +1,5 @@
-"""What a run holds, from its files alone: shards done, seals, and the quarantine by reason."""
+"""What a run holds, from its files alone: shards done, seals, trainings, and the
+quarantine by reason."""
 
 from __future__ import annotations
 
@@ -6,18 +7,20 @@ from configs.console import say
 from configs.schema import Config
 from pipeline.audio.refusal import REASONS
 from pipeline.look import Lookout
-from pipeline.view import headline, stage_line
+from pipeline.view import headline, stage_line, training_line
 from shards.commit import StageLog
 from shards.index import NAME, STAGE, refusals
 from shards.layout import Layout
 
 
 def run(config: Config) -> int:
-    """Print the state of every stage of the config's run; reads only."""
+    """Print the state of every stage and training of the config's run; reads only."""
     sight = Lookout(config).look()
     say(headline(sight))
     for stage in sight.stages:
         say(f"  {stage_line(stage)}")
+    for training in sight.trainings:
+        say(f"  {training_line(training)}")
     if sight.stages:
         say_quarantine(Layout(config.run))
     return 0

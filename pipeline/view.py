@@ -7,6 +7,7 @@ from collections import Counter
 
 from pipeline.look import Event, Sight, StageSight, State
 from pipeline.pace import duration
+from pipeline.trainings import TrainingSight
 
 STATES: dict[State, str] = {
     "nobody": "`python -m pipeline shard` begins",
@@ -48,6 +49,24 @@ def stage_line(stage: StageSight) -> str:
     else:
         parts += pace_words(stage)
     return ", ".join(parts)
+
+
+def training_line(training: TrainingSight) -> str:
+    """`fit bert: epoch 3.2 of 20, step 120, pid 17 on lab3 is at work since 12:01:33`."""
+    title = f"fit {training.name}"
+    if training.is_committed:
+        return f"{title}: committed"
+    of = f" of {training.num_epochs}" if training.num_epochs else ""
+    came = f"epoch {training.epoch:.3g}{of}, step {training.step:,}" if training.step else "begins"
+    return f"{title}: {came}, {_trainer_words(training)}"
+
+
+def _trainer_words(training: TrainingSight) -> str:
+    who = training.holder
+    if who is None or training.is_at_work is False:
+        return "stopped: `python -m train fit` goes on"
+    state: State = "at work" if training.is_at_work else "not seen"
+    return STATES[state].format(pid=who.pid, host=who.host, since=clock(who.since_s))
 
 
 def pace_words(stage: StageSight) -> list[str]:

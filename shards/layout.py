@@ -93,3 +93,7 @@ class Layout:
 
     def model(self, name: str) -> Path:
         return self.root / "models" / name
+
+    def fit_lock(self, name: str) -> Path:
+        """Who trains a model; of its own, because a driver may hold the run beside it."""
+        return self.model(name) / "fit.lock"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -56,3 +58,10 @@ def is_at_work(process: psutil.Process) -> bool:
 def dask_workers(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Dask's worker processes among them, which nannies start."""
     return [process for process in processes if "spawn_main" in command_of(process)]
+
+
+def dead_pid() -> int:
+    """Of a process that has ended, and was waited for."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid

@@ -58,7 +58,7 @@ def sweep(path: Path, words: Sequence[str], is_dry: bool) -> int:
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="RUN", help="further runs")
+    parser.add_argument("words", nargs="*", default=[], metavar="RUN", help="further runs")
     parser.add_argument("--out", type=Path, help="the page; none: compare.html in the first run")
 
 

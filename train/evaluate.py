@@ -22,7 +22,7 @@ from configs.console import answer, say
 from configs.errors import NotMadeYet
 from configs.schema import Config
 from shards.atomic import Attempt, sha256_file, write_whole
-from shards.commit import fingerprint, ids_sha256
+from shards.commit import CURE, fingerprint, ids_sha256
 from shards.events import timed, total_seconds
 from shards.layout import Layout
 from shards.seal import check_size
@@ -62,12 +62,20 @@ def scores_of(config: Config, job: Job) -> dict[str, Any]:
     record = job.record()
     if record is None:
         raise NotMadeYet(f"{job.directory}: not trained yet; run `python -m train fit` first")
-    job.log.check(recipe(config, job))  # or training clips could pass for held-out ones
+    # Of the same recipe, or training clips could pass for held-out ones.
+    job.log.check(recipe(config, job), f"{CURE} {_remembered(job.layout)}")
     for file in record.files:
         check_size(job.layout.root, file)
     stamp = stamp_of(record)
     kept = kept_scores(job.directory)
     return kept if kept.get("model") == stamp else _score(config, job, stamp)
+
+
+def _remembered(layout: Layout) -> str:
+    return (
+        "Where they came from a command line, the run knows those of its last `fit`: "
+        f"`python -m train eval {layout.root}`."
+    )
 
 
 def _score(config: Config, job: Job, stamp: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def run(config: Config) -> int:
                 for job in together:
                     if stop.asked:  # in the last step of the model before
                         raise Preempted(f"stopped before fit {job.name}; run again")
-                    with hold(job.directory / "fit.lock") if is_first else nullcontext():
+                    with hold(layout.fit_lock(job.name)) if is_first else nullcontext():
                         fit_job(config, job, stop, world, meeting)
         if is_first:
             _save_config(config, layout, job.partial)

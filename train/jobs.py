@@ -86,7 +86,13 @@ def jobs(config: Config) -> Iterator[Job]:
     """All jobs of a config, fold by fold; raises ConfigError where it names no model."""
     if not config.model:
         known = ", ".join(config.models) or "none is described under models"
-        raise ConfigError("model", [f"say which model to train: model=NAME (known: {known})"])
+        raise ConfigError(
+            "model",
+            [
+                f"say which model is meant: model=NAME (known: {known}), or for those of an "
+                "earlier command line, give their run in place of the config"
+            ],
+        )
     layout = Layout(config.run)
     for tokens, fold in codebook_names(config.codebook, config.split):
         for model_name in config.model:

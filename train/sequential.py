@@ -76,13 +76,12 @@ class SequentialStream:
         for step in self.sampler.schedule.steps_from(place):
             began_s = time.perf_counter()
             taken = [*islice(clips, step.num_examples)]
+            read_s = time.perf_counter() - began_s
             parts = parts_of(len(taken), self._world, self._train.forward_size)
-            yield Step(
-                batches=tuple(self._batch(taken, part) for part in parts),
-                num_examples=len(taken),
-                after=self.sampler.cursor(step.after),
-                waited_s=time.perf_counter() - began_s,
-            )
+            batches = tuple(self._batch(taken, part) for part in parts)
+            waited_s = time.perf_counter() - began_s  # this process does all of it
+            after = self.sampler.cursor(step.after)
+            yield Step(batches, len(taken), after, waited_s, read_s, waited_s - read_s)
 
     def _clips(self, place: Place) -> Iterator[Clip]:
         """As many clips of every epoch as are left of it."""

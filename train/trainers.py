@@ -97,7 +97,7 @@ def _train(
             f"in another run=DIR), and scales frames as such; here they are {config.frames.kind}"
         )
     prepare(config.train)
-    model = build(job.model, data.seen, len(data.classes), data.longest)
+    model = _built(job, data)
     fit = Fit(
         title=fit_title(job),
         directory=job.directory,
@@ -143,6 +143,14 @@ def _spec(config: Config, job: Job, fit: Fit) -> Spec:
         fingerprint=fit.reader.sampler.fingerprint,
         reads="frames" if fit.data.reads_frames(fit.config) else "tokens",
     )
+
+
+def _built(job: Job, data: TokenData) -> nn.Module:
+    """Raises ConfigError, with the model's name, for one that these clips do not fit into."""
+    try:
+        return build(job.model, data.seen, len(data.classes), data.longest)
+    except ConfigError as error:
+        raise ConfigError(f"models.{job.model_name}", error.faults) from None
 
 
 def _num_masked(job: Job, data: TokenData) -> int:

@@ -31,7 +31,7 @@ from shards.splits import (
 from shards.stream.order import GlobalOrder, Order, WeightedOrder, WindowOrder, balancing_weights
 
 Labels = npt.NDArray[np.int16]
-SHOWN = 5  # ids in an error
+SHOWN, SHOWN_CLASSES = 5, 20  # of ids, and of classes, in an error
 
 
 class Labelled(Protocol):
@@ -124,7 +124,12 @@ def _chosen_classes(config: DataConfig, classes: Sequence[ClassName]) -> list[in
         known_names = [name.name for name in classes]
         near = {hint for word in unknown for hint in get_close_matches(word, known_names, n=1)}
         hint = f" (did you mean {' or '.join(sorted(near))}?)" if near else ""
-        raise InputError(f"data.classes: the data set has no class {', '.join(unknown)}{hint}")
+        listed = sorted(known_names)[:SHOWN_CLASSES]
+        listed += ["..."] if len(known_names) > SHOWN_CLASSES else []
+        raise InputError(
+            f"data.classes: the data set has no class {', '.join(unknown)}{hint}; it has "
+            + ", ".join(listed)
+        )
     return sorted({known[word] for word in config.classes})
 
 

@@ -52,12 +52,14 @@ def test_every_fault_is_listed_at_once_under_its_own_path(
         train: 5
         """)
     faults = dict(fault.split(": ", 1) for fault in faults_of(path))
-    assert faults.pop("models.big").startswith("input tag 'brt' found using 'kind' does not match")
-    assert faults.pop("frames.n_mels").endswith("unable to parse string as an integer (got 'many')")
-    assert faults.pop("train").startswith("input should be a valid dictionary")
+    assert faults.pop("models.big.kind").startswith(
+        "no kind brt (did you mean bert?); it is one of"
+    )
+    assert faults.pop("train").startswith("must be a mapping of settings: epochs, batch_size, ")
     assert faults == {
+        "frames.n_mels": "must be a whole number (got 'many')",
         "source.sets.train.segmets": "unknown key (did you mean segments?)",
-        "codebook.k": "input should be greater than or equal to 2 (got 1)",
+        "codebook.k": "must be greater than or equal to 2 (got 1)",
         "codebook.metrik": "unknown key (did you mean metric?)",
         "models.bag.widht": "unknown key (did you mean width?)",
         "models.odd": "width 7 is not a multiple of heads 2",
@@ -110,7 +112,6 @@ def test_values_out_of_range_are_refused(
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ("model: [bag]", "model: no entry bag under models (known: none)"),
         (
             "frames: {f_max_hz: 12000}",
             "frames.f_max_hz 12000.0 is not between f_min_hz 0.0 and 11025.0 Hz, "
@@ -343,3 +344,35 @@ def test_one_setting_of_a_front_end_leaves_the_others(
     front_end = codebook_of(write_yaml, yaml.safe_dump(tree)).codebook.front_end
     assert [step.kind for step in front_end.steps] == steps
     assert front_end.mask_below_db == mask
+
+
+def test_a_model_that_is_not_described_stands_beside_other_faults(
+    write_yaml: WriteYaml, faults_of: FaultsOf
+) -> None:
+    faults = faults_of(write_yaml(MINIMAL + "model: [bag]\ntrain: {epochs: many}"))
+    assert [fault.split(" (")[0] for fault in faults] == [
+        "model: no entry bag under models",
+        "train.epochs: must be a whole number",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        (
+            "models: {b: {width: 8}}",
+            "models.b.kind: missing; it is one of bag, linear, lstm, bert,",
+        ),
+        ("models: {b: bert}", "models.b: must be a mapping of settings (got 'bert')"),
+        ("frames: {kind: mell}", "frames.kind: no kind mell (did you mean mel?); it is one of mel"),
+        ("model:", "model: must be a list, as a,b,c; nothing was given"),
+        ("train: {lr: fast}", "train.lr: must be a number (got 'fast')"),
+        ("train: {compile: 7}", "train.compile: must be true or false (got 7)"),
+        ("train: {augment: 6}", "train.augment: must be a mapping of settings: gain_db, "),
+    ],
+)
+def test_faults_are_told_in_the_words_of_a_config(
+    section: str, said: str, write_yaml: WriteYaml, faults_of: FaultsOf
+) -> None:
+    (fault,) = faults_of(write_yaml(MINIMAL + section))
+    assert fault.startswith(said)

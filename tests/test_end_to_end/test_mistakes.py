@@ -172,7 +172,7 @@ def busy(place: Place) -> Iterator[None]:
 
 JOB_SETTINGS = {  # after `pipeline all`
     "a misspelt key": ("codebok.k=50", "unknown key", "did you mean codebook"),
-    "a word for a number": ("codebook.k=many", "codebook.k: input should be a valid", "got 'many'"),
+    "a word for a number": ("codebook.k=many", "codebook.k: must be a whole number", "got 'many'"),
     "k beyond 16 bits": ("codebook.k=70000", "codebook.k: input", "less than or equal to 65536"),
     "a share above one": ("split.valid_share=2", "split.valid_share: input", "less than 1"),
     "no directory": ("source.root=/no/where", "/no/where is no directory", "set it to where"),

@@ -10,12 +10,23 @@ import pytest
 from pipeline.displays import LINE_S, SIGN_S, Lines
 from pipeline.look import Event, Sight, StageSight
 from pipeline.pace import Pace
+from pipeline.trainings import TrainingSight
 from pipeline.view import SHOWN_CHARS, event_line, quarantine_line, stage_line
 from shards.lock import Holder
 
 SHARD = StageSight("shard", "default", 42, 12, True, False, Pace(0.05, 51.2))
 SIGHT = Sight(
-    Path("runs/x"), 43_008, 42, (SHARD,), 12_288, {}, Holder(7, "node1", 0.0), "at work", "", ()
+    root=Path("runs/x"),
+    num_clips=43_008,
+    num_shards=42,
+    stages=(SHARD,),
+    trainings=(),
+    num_seen=12_288,
+    reasons={},
+    holder=Holder(7, "node1", 0.0),
+    state="at work",
+    fault="",
+    events=(),
 )
 
 
@@ -49,6 +60,16 @@ def test_changes_are_told_and_nothing_else() -> None:
     (line,) = log.show(with_done(14), LINE_S)
     assert line.startswith("shard: 14 of 42")
     assert log.show(replace(with_done(14), num_seen=1), LINE_S) == []
+
+
+def test_a_training_is_told_epoch_by_epoch() -> None:
+    training = TrainingSight("m", False, 10, 1.4, 20, Holder(7, "node1", 0.0))
+    log = Log()
+    *_, line = log.show(replace(SIGHT, trainings=(training,)), 0)
+    assert line.startswith("fit m: epoch 1.4 of 20, step 10, pid 7 on node1 began at ")
+    assert log.show(replace(SIGHT, trainings=(replace(training, step=11),)), LINE_S) == []
+    (line,) = log.show(replace(SIGHT, trainings=(replace(training, epoch=2.1),)), LINE_S)
+    assert line.startswith("fit m: epoch 2.1 of 20")
 
 
 def test_there_is_a_line_each_minute_at_least() -> None:

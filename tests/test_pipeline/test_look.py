@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -20,6 +18,7 @@ from shards.layout import Layout
 from shards.lock import holder
 from tests.commands import succeed
 from tests.conftest import MakeConfig
+from tests.processes import dead_pid
 
 
 @pytest.fixture
@@ -51,12 +50,6 @@ def holds(config: Config, pid: int, host: str, ago_s: float = 0.0) -> None:
     lock = Layout(config.run).lock
     lock.write_text(f"pid {pid} on {host}")
     os.utime(lock, (time.time() - ago_s,) * 2)
-
-
-def dead_pid() -> int:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
 
 
 def test_a_made_run_is_finished(config: Config) -> None:

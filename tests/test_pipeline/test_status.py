@@ -36,8 +36,8 @@ def test_status_lists_what_other_configs_made(
     for line in (
         "codebook: 1 of 1",
         "codebook k8: 0 of 1",
-        "fit bag: 1 of 1",
-        "fit linear: 1 of 1",
+        "fit bag: committed",
+        "fit linear: committed",
     ):
         assert line in said
 
