@@ -12,14 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from configs.console import say
-from configs.errors import InputError
+from configs.errors import ConfigError, InputError
+from configs.load import load_config
 from configs.schema import Config, SplitConfig
 from configs.sources import Source
 from pipeline.sources import read_source, source_lists
+from pipeline.storage import absolute
 from pipeline.windows import cut
 from shards import plan as plans
 from shards.atomic import sha256_file
 from shards.commit import StageLog
+from shards.layout import Layout
 from shards.plan import Catalogue, ClassName, Plan
 from shards.splits import CUTS, SPLITS, TEST, TRAIN, SplitCodes, SplitInputs, split_codes
 
@@ -55,9 +58,23 @@ def frozen_plan(config: Config, log: StageLog) -> Plan:
     asked["lists"] |= {key: stored["lists"][key] for key in gone & stored["lists"].keys()}
     plans.check_recipe(layout, asked)
     plan = plans.load_bound(layout)
+    _say_moved(config, layout)
     if config.source.kind == "folder":
         _say_new_files(config, plan)
     return plan
+
+
+def _say_moved(config: Config, layout: Layout) -> None:
+    """A data set may move; that another one has files of the same names, nobody looks."""
+    try:
+        saved, asked = load_config(layout.root).source.root, config.source.root
+    except ConfigError:  # of another version, or damaged: this job replaces it
+        return
+    if absolute(saved) != absolute(asked):
+        say(
+            f"warning: source.root is {asked}, and the run's clips are of {saved}: what is decoded "
+            "stays; if these are other files, give another run=DIR"
+        )
 
 
 def _say_new_files(config: Config, plan: Plan) -> None:

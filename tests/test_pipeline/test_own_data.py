@@ -316,6 +316,29 @@ def test_files_that_came_after_the_plan_are_told_of(
     assert "warning: 1 files below" in capsys.readouterr().out
 
 
+def test_another_directory_under_the_same_run_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its files may have the same names, and it may be the same one elsewhere."""
+    for name in ("dog/1.wav", "dog/2.wav", "cat/1.wav"):
+        sound(tmp_path / "in" / name)
+    source = {"kind": "folder", "root": str(tmp_path / "in")}
+    tree = {"run": str(tmp_path / "run"), "source": source, "cluster": {"kind": "inline"}}
+    config = Config.model_validate(tree)
+    assert run_verb(config, "shard") == 0
+    assert run_verb(config, "shard") == 0
+    assert "warning: source.root" not in capsys.readouterr().out
+    (tmp_path / "in").rename(tmp_path / "out")
+    tree["source"] = source | {"root": str(tmp_path / "out")}
+    moved = Config.model_validate(tree)
+    assert run_verb(moved, "shard") == 0
+    said = capsys.readouterr().out
+    assert f"source.root is {tmp_path}/out, and the run's clips are of {tmp_path}/in" in said
+    (tmp_path / "run/config.yaml").write_text("run: [")
+    assert run_verb(moved, "shard") == 0
+    assert "warning: source.root" not in capsys.readouterr().out
+
+
 def test_the_table_example_runs_and_cuts_stretches(tmp_path: Path) -> None:
     sound(tmp_path / "long.wav", seconds=9)
     rows = [
