@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -40,13 +41,19 @@ def model_logits(
     weights = job.directory / WEIGHTS_NAME
     if isinstance(job.model, BagModel):
         return bag_logits(load_arrays(weights), data, rows)
-    model = build(job.model, data.seen, len(data.classes), data.longest)
-    model.load_state_dict(load_tensors(weights))
+    device = choose_device(config.train.device)
+    untrained = build(job.model, data.seen, len(data.classes), data.longest)
+    model = trained(untrained, weights, device)
     if see is not None:
         head = model.get_submodule("head")
         head.register_forward_pre_hook(lambda _, read: see(read[0].float().cpu().numpy()))
-    device = choose_device(config.train.device)
-    return logits_of(model.to(device), data, rows, config.train.forward_size, device)
+    return logits_of(model, data, rows, config.train.forward_size, device)
+
+
+def trained(model: nn.Module, weights: Path, device: torch.device) -> nn.Module:
+    """A model with its committed weights, to score with."""
+    model.load_state_dict(load_tensors(weights))
+    return model.to(device).eval()
 
 
 def logits_of(

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file as load_arrays
-from safetensors.torch import load_file as load_tensors
 from torch import nn
 
 from configs.frames import FramesConfig
@@ -24,7 +23,7 @@ from train.bag import Tensors, counts_of, logits_of_counts
 from train.committed import Committed
 from train.data import vocabulary_of
 from train.inputs import made_of, padded, width_of
-from train.logits import LogitsNC, scored
+from train.logits import LogitsNC, scored, trained
 from train.models import build
 from train.models.embedding import Vocabulary
 
@@ -56,9 +55,8 @@ def _front_end(section: FrameModel, codebook: Codebook) -> FrontEnd | None:
 
 
 def _network(committed: Committed, seen: Vocabulary | int, device: torch.device) -> nn.Module:
-    model = build(committed.model, seen, len(committed.titles), committed.longest)
-    model.load_state_dict(load_tensors(committed.weights))
-    return model.to(device).eval()
+    untrained = build(committed.model, seen, len(committed.titles), committed.longest)
+    return trained(untrained, committed.weights, device)
 
 
 def _by_bag(

@@ -26,6 +26,7 @@ from train.pages.page import page
 
 Json = dict[str, Any]
 PAGE_NAME = "inspect.html"
+MEDIA = ("audio", "grid", "frames", "bands")
 SEARCHED = 50_000  # ids, for one that was meant
 
 
@@ -39,9 +40,9 @@ def inspect(run: Path, clip_id: str, model: str | None = None) -> int:
         _say(tree)
     title = f"{clip_id} of {run.resolve().name}"
     path = layout.root / PAGE_NAME
-    write_whole(
-        layout.partial, path, page("inspect.html", title, {"title": title, "models": shown})
-    )
+    media = _media_of_all(shown)
+    tree = {"title": title, "media": media, "models": shown}
+    write_whole(layout.partial, path, page("inspect.html", title, tree))
     say(f"page: {path}")
     return 0
 
@@ -69,6 +70,16 @@ def _said(config: Config, job: Job, clip_id: str) -> Json:
         "classes": [name.name for name in data.classes],
         "clip": card,
     }
+
+
+def _media_of_all(shown: list[Json]) -> Json:
+    """Sound and picture of the clip, which is the same for all models, taken out of what each of
+    them has of it."""
+    found: Json = {}
+    for tree in shown:
+        clip = tree["clip"]
+        found |= {name: clip.pop(name) for name in MEDIA if name in clip}
+    return found
 
 
 def _row_of(data: TokenData, clip_id: str) -> int:
