@@ -127,7 +127,7 @@ def assert_stops(process: subprocess.Popen[str], number: signal.Signals) -> None
     out, err = process.communicate(timeout=30)
     assert time.monotonic() - asked_s < 10
     assert process.returncode == 75, out + err
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
 
 
 def test_a_signal_while_loader_workers_start(far: Config, store: Store) -> None:
