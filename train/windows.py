@@ -46,14 +46,14 @@ class Cut:
 
         Raises InputError for lengths that are none, and windows that the model cannot hear.
         """
-        for name, value in (("--window-s", window_s), ("--hop-s", hop_s)):
+        for name, value in (("window", window_s), ("hop", hop_s)):
             if value is not None and not SHORTEST_S <= value < math.inf:
-                raise InputError(f"{name} {value:g}: give seconds, {SHORTEST_S:g} or more")
+                raise InputError(f"a {name} of {value:g} s: give {SHORTEST_S:g} or more")
         whole_s = most_s if window_s is None else window_s
         if whole_s > most_s and has_positions:
             raise InputError(
-                f"--window-s {whole_s:g}: the model has positions for {most_s:.3f} s, its longest "
-                "training clip; give that or less: longer files are cut into windows"
+                f"a window of {whole_s:g} s: the model has positions for {most_s:.3f} s, its "
+                "longest training clip; give that or less: longer files are cut into windows"
             )
         length_ms = round(1000 * whole_s)
         if whole_s <= most_s:

@@ -112,7 +112,7 @@ def test_mistakes_end_with_two_and_a_message(
         ((run, sounds / "c.wav", sounds / "notes.txt"), "nothing of 2 files could be heard"),
         ((run, tmp_path), "no file in this directory has the suffix of audio"),
         ((run, file, "--model", "bert"), "no model bert is trained; there is bag, linear"),
-        ((run, file, "--hop-s", "0"), "--hop-s 0: give seconds, 0.001 or more"),
+        ((run, file, "--hop-s", "0"), "a hop of 0 s: give 0.001 or more"),
         ((run, file, "--top", "0"), "--top 0: show one class or more"),
         ((run, file, "--out", tmp_path / "found.csv"), "name it *.jsonl or *.parquet"),
         ((run, file, "--out", tmp_path / "no/found.jsonl"), "make it first"),
