@@ -8,18 +8,18 @@ Legend: N clips, S tokens of all, Q codebooks, K tokens of all codebooks, C clas
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-from sklearn.base import clone
-from sklearn.feature_extraction.text import TfidfTransformer
-from sklearn.linear_model import LogisticRegression
 
 from configs.models import BagModel
 from train.batches import Rows
 from train.data import TokenData
+
+if TYPE_CHECKING:  # it takes most of a second, in which whoever only scores need not wait
+    from sklearn.linear_model import LogisticRegression
 
 MAX_ITERATIONS = 1000
 
@@ -51,6 +51,9 @@ def counts_of(
 
 def fit_bag(config: BagModel, data: TokenData) -> Tensors:
     """Fit on the training clips; returns `idf` [K], `weight` [C, K] and `bias` [C]."""
+    from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.linear_model import LogisticRegression
+
     rows = data.whole(data.rows("train"))
     tfidf = TfidfTransformer(sublinear_tf=True)
     features_NK = tfidf.fit_transform(count_tokens(data, rows))
@@ -97,6 +100,8 @@ def _fit_multilabel(
     bias_C: Floats,
 ) -> None:
     """One regression for each class that some training clips have and some have not."""
+    from sklearn.base import clone
+
     for c in np.flatnonzero(targets_NC.any(axis=0) & ~targets_NC.all(axis=0)):
         one = clone(logistic).fit(features_NK, targets_NC[:, c])
         weight_CK[c], bias_C[c] = one.coef_[0], one.intercept_[0]

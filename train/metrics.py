@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, ndtri
-from scipy.stats import rankdata
 
 from configs.errors import InputError
 from train.ranking import Doubles, Flags, Scores, lwlrap, per_class_ap, rankings
@@ -174,6 +173,8 @@ def regression(predictions_ND: Scores, targets_ND: Scores) -> dict[str, list[flo
     """Of each number that a clip is given: mean squared and absolute error, R2, Spearman's rank
     correlation, and Lin's concordance (CCC, Biometrics 1989), which falls where predictions are
     off in mean or spread, too. R2 and both correlations are NaN where targets do not vary."""
+    from scipy.stats import rankdata  # half a second that scores of labels need not wait
+
     guesses_ND, truths_ND = predictions_ND.astype(np.float64), targets_ND.astype(np.float64)
     errors_ND = guesses_ND - truths_ND
     mse_D, variances_D = (errors_ND**2).mean(axis=0), truths_ND.var(axis=0)

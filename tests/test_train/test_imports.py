@@ -56,6 +56,13 @@ def test_a_second_fit_and_eval_answer_without_torch(copy_run: Callable[..., Conf
     python(RUN_AGAIN, str(copy_run().run))
 
 
+def test_what_one_model_needs_the_others_do_not_wait_for() -> None:
+    """Transformers, scikit-learn and torch's compiler take seconds, each."""
+    slow = {"transformers", "sklearn", "scipy.stats", "torch._dynamo"}
+    wanted = "import train.trainers, train.pages.report, train.predictor"
+    python(f"import sys; {wanted}; sys.exit(', '.join({slow} & sys.modules.keys()) or 0)")
+
+
 FORBIDDEN_MODULES = {
     "pickle",
     "cPickle",

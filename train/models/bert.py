@@ -60,6 +60,8 @@ class Bert(Classifier):
         self.attention = AttentionPooling(config.width) if config.pooling == "attention" else None
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.width, num_classes)
+        # A graph of its own for each answer. (A decorator would load the compiler for all models.)
+        self._are_full = torch.compiler.disable(_are_full)
 
     def cls(self) -> torch.Tensor:
         """What stands before every clip, [D]."""
@@ -70,7 +72,8 @@ class Bert(Classifier):
         cls_B1D = self.cls().expand(len(embedded_BTD), 1, -1)
         embedded_BSD = torch.cat([cls_B1D, embedded_BTD], dim=1)
         mask_BS = real_tokens(lengths_B + 1, embedded_BSD)
-        asked_BS = None if _are_full(lengths_B, embedded_BTD.shape[1]) else mask_BS.long()
+        is_full = self._are_full(lengths_B, embedded_BTD.shape[1])
+        asked_BS = None if is_full else mask_BS.long()
         states_BSD = self.encoder(
             inputs_embeds=embedded_BSD, attention_mask=asked_BS
         ).last_hidden_state
@@ -84,7 +87,6 @@ class Bert(Classifier):
         return logits_BC
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph of its own for each answer
 def _are_full(lengths_B: torch.Tensor, num_places: int) -> bool:
     return bool((lengths_B == num_places).all())
 
