@@ -10,15 +10,17 @@ same command again.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from configs.errors import AudiolexError, InputError, Preempted, notes_of
 
@@ -95,6 +97,23 @@ def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None 
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", 1)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with the exit code of `main`, whatever signals still come.
+
+    A stopped one ends without the interpreter's own end, which tears daemon threads apart in the
+    midst of native code.
+    """
+    for number in ALL_STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if code == Preempted.exit_code:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _dispatch(

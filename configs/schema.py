@@ -159,6 +159,9 @@ class TrainConfig(Section):
 # --- the root --------------------------------------------------------------------------------
 
 
+CHANCE = "prior"  # beside models, in summaries of scores
+
+
 class Config(Section):
     """The whole job. `model` names the entries of `models` that `train` works on."""
 
@@ -189,6 +192,13 @@ class Config(Section):
         if not isinstance(asked, dict) or asked.keys() & {"steps", "preset"}:
             return tree
         return {**tree, "codebook": {**codebook, "front_end": {"preset": "logmel", **asked}}}
+
+    @field_validator("models")
+    @classmethod
+    def _no_model_is_chance(cls, models: dict[str, Model]) -> dict[str, Model]:
+        if CHANCE in models:
+            raise ValueError(f"{CHANCE} is what scores call chance: give it another name")
+        return models
 
     @field_validator("model")
     @classmethod

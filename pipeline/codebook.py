@@ -33,7 +33,16 @@ from pipeline.multi_codebook import Training, train_codebooks
 from pipeline.stage import Stage, run_parts, run_shards
 from pipeline.token_frames import fit_token_frames
 from pipeline.workplace import Workplace
-from shards.codebook import FORMAT, HEADER, METRICS, STAGE, TENSORS, Codebook, codebook_names
+from shards.codebook import (
+    FORMAT,
+    HEADER,
+    METRICS,
+    STAGE,
+    TENSORS,
+    Codebook,
+    asked_for,
+    codebook_names,
+)
 from shards.commit import CommitRecord, StageLog, canonical_json, ids_sha256, publish_bytes
 from shards.index import check_settings, open_shards
 from shards.layout import Layout
@@ -142,7 +151,7 @@ def recipe(config: Config, seal: Seal, fold: int | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "frames": seal.fingerprint,
-        "codebook": config.codebook.model_dump(mode="json", exclude={"device", "name"}),
+        "codebook": asked_for(config.codebook),
         "split": config.split.model_dump(mode="json", exclude={"folds"}),
         "fold": fold,
     }

@@ -28,7 +28,7 @@ from safetensors.numpy import save
 from configs.codebook import MAX_K, CodebookConfig
 from configs.errors import NotMadeYet, RecipeMismatch
 from configs.schema import SplitConfig
-from shards.commit import StageLog, fingerprint
+from shards.commit import CURE, StageLog, canonical_json, differences, fingerprint
 from shards.layout import Layout
 from shards.seal import check_bytes
 
@@ -211,6 +211,21 @@ def open_codebook(layout: Layout, name: str) -> tuple[Codebook, str]:
     """A run's committed codebook and its fingerprint; raises what `codebook_file` does."""
     codebook = load_codebook(codebook_file(layout, name, TENSORS))
     return codebook, fingerprint_of(codebook)
+
+
+def asked_for(config: CodebookConfig) -> dict[str, Any]:
+    """What of a config's section decides a codebook."""
+    return config.model_dump(mode="json", exclude={"device", "name"})
+
+
+def refuse_another(layout: Layout, name: str, config: CodebookConfig) -> None:
+    """Raises RecipeMismatch where a run's codebook was made with other settings than a config's:
+    what is made or said of its tokens would pass for another one's."""
+    recipe = StageLog(layout, STAGE, name).recipe()
+    asked = json.loads(canonical_json(asked_for(config)))
+    if recipe is not None and recipe.get("codebook") != asked:
+        found = differences(recipe.get("codebook"), asked, "codebook")
+        raise RecipeMismatch(f"{layout.root}: codebook {name}", found, CURE)
 
 
 def fingerprint_of(codebook: Codebook) -> str:

@@ -107,7 +107,7 @@ def kept_scores(directory: Path) -> dict[str, Any]:
         kept: dict[str, Any] = json.loads((directory / EVAL_NAME).read_bytes())
         signature = kept.pop("sha256")
         logits_sha256 = sha256_file(directory / SCORES_NAME)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return {}
     is_whole = signature == fingerprint(kept) and kept["logits_sha256"] == logits_sha256
     return kept if is_whole else {}

@@ -17,14 +17,16 @@ import numpy as np
 from configs.errors import NotMadeYet
 from shards.audit import JOURNAL_NAME
 from shards.codebook import fold_of
-from shards.commit import ids_sha256
+from shards.commit import StageLog, ids_sha256
 from shards.layout import Layout
 from train.bootstrap import interval, mean_known
 from train.committed import Committed, model_names, open_model
+from train.jobs import STAGE
 from train.journal import Journal
 from train.ranking import Doubles
 
 Json = dict[str, Any]
+SECTIONS = ("model", "train", "data")  # of a recipe that people choose
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class Standing:
     def replicates_B(self) -> Doubles:  # noqa: N802 - its shape
         """mAP over draws of clips; NaN where a draw holds no positive."""
         return np.array(self.scores["map_replicates"], dtype=np.float64)
+
+    @property
+    def settings(self) -> Json:
+        """What was asked for in its training, by dotted names."""
+        recipe = StageLog(self.model.layout, STAGE, self.model.name).recipe()
+        known: Json = recipe or {"model": self.model.card["model"]}
+        return dict(_flat({name: known[name] for name in SECTIONS if name in known}))
 
     def validations(self) -> list[list[float]]:
         """Step, loss and mAP of every validation; a bag has none."""
@@ -101,6 +110,20 @@ class Entry:
             name: float(np.mean([fold.aps[name] for fold in self.folds if name in fold.aps]))
             for name in names
         }
+
+
+def _flat(tree: Json, above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def unscored(run: Path) -> list[str]:
+    """The models of a run that are trained, but have no scores."""
+    layout = Layout(run)
+    return [name for name in model_names(layout) if not open_model(layout, name).scores()]
 
 
 def entries(runs: Sequence[Path]) -> list[Entry]:

@@ -11,7 +11,7 @@ from configs.data import WHICH
 from configs.errors import ConfigError
 from configs.models import Model, NeuralModel
 from configs.schema import Config, TrainConfig
-from shards.codebook import codebook_names, open_codebook
+from shards.codebook import codebook_names, open_codebook, refuse_another
 from shards.commit import CommitRecord, StageLog, fingerprint, ids_sha256
 from shards.layout import Layout
 from shards.seal import open_seal
@@ -100,7 +100,9 @@ def jobs(config: Config) -> Iterator[Job]:
 
 
 def recipe(config: Config, job: Job) -> dict[str, Any]:
-    """Everything that decides the weights, but for the kernels that round."""
+    """Everything that decides the weights, but for the kernels that round; raises RecipeMismatch
+    where the config asks for another codebook than the tokens are of."""
+    refuse_another(job.layout, job.tokens, config.codebook)
     return {
         "format": FORMAT,
         "tokens": open_seal(job.layout, TOKENS, job.tokens).fingerprint,

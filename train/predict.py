@@ -32,6 +32,7 @@ def run(run_directory: Path, args: argparse.Namespace) -> int:
     heard = _warned(found)
     if args.out is None:
         width = min(WIDEST_NAME, max(map(len, files)))
+        say(f"{'file':<{width}}{'seconds':>10}  likeliest, as {predictor.name} hears it")
         num_refused = _say_table(heard, width, args.top, args.timeline)
     else:
         num_refused = written(args.out, heard, predictor)
@@ -71,7 +72,6 @@ def _say_table(
 ) -> int:
     """Returns how many files were refused."""
     num_refused = 0
-    say(f"{'file':<{width}}{'seconds':>10}  likeliest")
     for one in found:
         if isinstance(one, Refused):
             num_refused += 1

@@ -119,11 +119,12 @@ class Predictor:
     def _of_file(
         self, last: Heard, windows: list[WindowPrediction], pool: Pool
     ) -> Prediction | Refused:
+        file = last.file.encode(errors="backslashreplace").decode()  # names are bytes to a disk
         refusals = [one.refusal for one in windows if one.refusal is not None]
         if last.is_deadly or len(refusals) == len(windows):
             refusal = refusals[-1 if last.is_deadly else 0]
-            return Refused(last.file, refusal.reason, refusal.detail)
-        return Prediction(last.file, last.duration_s, tuple(windows), self.classes, pool)
+            return Refused(file, refusal.reason, refusal.detail)
+        return Prediction(file, last.duration_s, tuple(windows), self.classes, pool)
 
 
 def load(run: str | Path, model: str | None = None) -> Predictor:

@@ -5,7 +5,6 @@ Legend: T frames of a window, M bins.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from pipeline.reading import ClipReader
 
 SPARE_MS = 2  # what rounding to samples, twice, may add to a window
 SPARE_S = 1e-6  # less than a sample of any file
-SHORTEST_S = 0.001
+SHORTEST_S, LONGEST_S = 0.001, 1e9
 A_FILE = {"row_group": None, "offset": None, "member": None, "start_s": 0.0}
 DEATHS = "decoder_"  # how reasons begin that cost a decoder, and seconds
 
@@ -47,8 +46,8 @@ class Cut:
         Raises InputError for lengths that are none, and windows that the model cannot hear.
         """
         for name, value in (("window", window_s), ("hop", hop_s)):
-            if value is not None and not SHORTEST_S <= value < math.inf:
-                raise InputError(f"a {name} of {value:g} s: give {SHORTEST_S:g} or more")
+            if value is not None and not SHORTEST_S <= value <= LONGEST_S:
+                raise InputError(f"a {name} of {value:g} s: give {SHORTEST_S:g} to {LONGEST_S:g}")
         whole_s = most_s if window_s is None else window_s
         if whole_s > most_s and has_positions:
             raise InputError(

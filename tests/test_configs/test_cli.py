@@ -173,6 +173,23 @@ def test_a_signal_ends_a_command_with_75(number: int, job: str) -> None:
     assert "Traceback" not in err
 
 
+LEAVING = """
+import atexit, os, signal, sys
+from configs.cli import leave
+atexit.register(lambda: print("last words"))
+for number in (signal.SIGINT, signal.SIGTERM):
+    atexit.register(os.kill, os.getpid(), number)
+leave(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_signals_at_the_very_end_change_no_exit_code(code: int) -> None:
+    words = [sys.executable, "-c", LEAVING, str(code)]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "last words\n", "")
+
+
 def test_an_id_that_begins_like_an_option_is_one(tmp_path: Path) -> None:
     """One in 64 of YouTube's does."""
     (tmp_path / "config.yaml").touch()

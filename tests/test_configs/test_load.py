@@ -368,6 +368,7 @@ def test_a_model_that_is_not_described_stands_beside_other_faults(
         ("model:", "model: must be a list, as a,b,c; nothing was given"),
         ("train: {lr: fast}", "train.lr: must be a number (got 'fast')"),
         ("train: {compile: 7}", "train.compile: must be true or false (got 7)"),
+        ("models: {prior: {kind: bag}}", "models: prior is what scores call chance: give it an"),
         ("train: {augment: 6}", "train.augment: must be a mapping of settings: gain_db, "),
     ],
 )

@@ -173,8 +173,8 @@ def busy(place: Place) -> Iterator[None]:
 JOB_SETTINGS = {  # after `pipeline all`
     "a misspelt key": ("codebok.k=50", "unknown key", "did you mean codebook"),
     "a word for a number": ("codebook.k=many", "codebook.k: must be a whole number", "got 'many'"),
-    "k beyond 16 bits": ("codebook.k=70000", "codebook.k: input", "less than or equal to 65536"),
-    "a share above one": ("split.valid_share=2", "split.valid_share: input", "less than 1"),
+    "k beyond 16 bits": ("codebook.k=70000", "codebook.k: must", "less than or equal to 65536"),
+    "a share above one": ("split.valid_share=2", "split.valid_share: must", "less than 1"),
     "no directory": ("source.root=/no/where", "/no/where is no directory", "set it to where"),
     "no equals sign": ("codebook.k", "codebook.k: an override", "written key.path=value"),
     "no such model": ("model=brt", "no entry brt under models", "known: bag, bert, linear, lstm"),

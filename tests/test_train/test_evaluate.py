@@ -91,6 +91,15 @@ def test_scores_that_were_altered_are_made_anew(copy_run: CopyRun, name: str) ->
     assert json.loads(path.read_text()) == before
 
 
+def test_scores_of_another_writer_are_made_anew(copy_run: CopyRun) -> None:
+    config = copy_run(model=("linear",))
+    path = kept(config, "linear")
+    before = path.read_text()
+    path.write_text("[" * 100_000)
+    evaluate.run(config)
+    assert path.read_text() == before
+
+
 def test_a_model_that_is_not_trained(copy_run: CopyRun) -> None:
     config = copy_run(model=("bag", "lstm"))
     with pytest.raises(NotMadeYet, match="python -m train fit"):
@@ -102,8 +111,9 @@ def test_a_model_that_is_not_trained(copy_run: CopyRun) -> None:
     [
         {"models": {"linear": {"kind": "linear", "width": 24}}},
         {"split": {"rule": "first_letter", "letters": "0123456789"}},
+        {"codebook": {"k": 9}},
     ],
-    ids=["model", "split"],
+    ids=["model", "split", "codebook"],
 )
 def test_scores_of_other_settings_than_trained_with_are_refused(
     over: dict[str, Any], copy_run: CopyRun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_a_table_and_refusals_on_standard_error(
     assert predict(finished.run, sounds, "--top", "2") == 3
     out, err = capsys.readouterr()
     header, short, long = out.splitlines()
-    assert header.split() == ["file", "seconds", "likeliest"]
+    assert header.split(maxsplit=2) == ["file", "seconds", "likeliest, as linear hears it"]
     assert short.startswith(f"{sounds}/a short.wav ")
     assert long.startswith(f"{sounds}/b/long.flac ")
     assert short.partition(".wav")[2].split()[0] == "1.0"
@@ -112,7 +113,7 @@ def test_mistakes_end_with_two_and_a_message(
         ((run, sounds / "c.wav", sounds / "notes.txt"), "nothing of 2 files could be heard"),
         ((run, tmp_path), "no file in this directory has the suffix of audio"),
         ((run, file, "--model", "bert"), "no model bert is trained; there is bag, linear"),
-        ((run, file, "--hop-s", "0"), "a hop of 0 s: give 0.001 or more"),
+        ((run, file, "--hop-s", "0"), "a hop of 0 s: give 0.001 to 1e+09"),
         ((run, file, "--top", "0"), "--top 0: show one class or more"),
         ((run, file, "--out", tmp_path / "found.csv"), "name it *.jsonl or *.parquet"),
         ((run, file, "--out", tmp_path / "no/found.jsonl"), "make it first"),
@@ -122,6 +123,19 @@ def test_mistakes_end_with_two_and_a_message(
     shutil.copy(finished.run / "config.yaml", tmp_path)
     assert predict(tmp_path, file) == 2
     assert "no model is trained; run `python -m train fit` first" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_text_is_written_with_its_bytes(
+    finished: Config, sounds: Path, tmp_path: Path
+) -> None:
+    shutil.copy(sounds / "a short.wav", os.fsencode(tmp_path) + b"/odd\xff.wav")
+    (odd,) = (str(path) for path in tmp_path.glob("odd*"))
+    out = tmp_path / "out.jsonl"
+    assert predict(finished.run, sounds / "b/long.flac", odd, "--out", out) == 0
+    assert [json.loads(line)["file"] for line in out.read_text().splitlines()] == [
+        str(sounds / "b/long.flac"),
+        f"{tmp_path}/odd\\udcff.wav",
+    ]
 
 
 def test_the_command_itself(finished: Config) -> None:

@@ -205,9 +205,10 @@ def test_a_file_of_unknown_length_is_one_window_or_refused_with_a_cure(
     ("how", "message"),
     [
         ({"pool": "median"}, "pool median: it is one of mean, max"),
-        ({"hop_s": 0.0}, "a hop of 0 s: give 0.001"),
-        ({"window_s": -1.0}, "a window of -1 s: give 0.001"),
-        ({"window_s": float("nan")}, "a window of nan s: give 0.001"),
+        ({"hop_s": 0.0}, "a hop of 0 s: give 0.001 to"),
+        ({"window_s": -1.0}, "a window of -1 s: give 0.001 to"),
+        ({"window_s": float("nan")}, "a window of nan s: give 0.001 to"),
+        ({"hop_s": 1e306}, "a hop of 1e.306 s: give 0.001 to 1e.09"),
         ({"window_s": 1.6}, "positions for 1.509 s.*longer files are cut"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 from configs.console import answer, counted, say
 from shards.atomic import write_whole
 from shards.layout import Layout
-from train.entries import Entry, entries
+from train.entries import Entry, entries, unscored
 from train.evaluate import SHARES
 from train.pages.page import page
 from train.pages.scores import rounded
@@ -27,6 +27,9 @@ def compare(runs: Sequence[Path], out: Path | None = None) -> int:
     path = out or runs[0] / PAGE_NAME
     title = f"{counted(len(found), 'model')} of {', '.join(run.resolve().name for run in runs)}"
     tree = {"title": title, "entries": [_of_entry(entry) for entry in found]}
+    for run in runs:
+        if missing := unscored(run):
+            say(f"not scored yet: {', '.join(missing)}; run `python -m train eval {run}`")
     write_whole(Layout(path.parent).partial, path, page("compare.html", title, tree))
     _say_table(found)
     say(f"{path}: {title}")
@@ -47,7 +50,7 @@ def _of_entry(entry: Entry) -> Json:
         "aps": entry.aps,
         "valid": [fold.validations() for fold in entry.folds],
         "kind": card["model"]["kind"],
-        "model": card["model"],
+        "settings": entry.folds[0].settings,
         "vocabulary": [card["codebooks"], card["k"]],
     }
 
