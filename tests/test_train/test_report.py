@@ -145,6 +145,7 @@ def test_a_browser_shows_all_of_it_and_asks_for_nothing(
     assert tab.run(
         f"[...document.querySelectorAll('svg')].every(svg => svg.querySelector({drawn!r}))"
     )
+    assert "bag, much simpler, does no worse" in tab.run("byId('about').textContent")
     assert tab.run("document.documentElement.scrollWidth") <= width, "nothing sticks out"
     assert tab.run(LEFTMOST) >= 0
     assert tab.run("document.querySelector('#classes').textContent").count(EVIL) == 12
