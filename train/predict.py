@@ -10,9 +10,10 @@ from configs.cli import QUARANTINE_EXIT_CODE
 from configs.console import counted, say, warn
 from configs.errors import InputError
 from pipeline import storage
+from shards.layout import Layout
+from train.committed import open_model
 from train.prediction import Prediction, Refused, WindowPrediction
 from train.prediction_files import check_out, written
-from train.predictor import load
 
 WIDEST_NAME = 60
 
@@ -27,6 +28,9 @@ def run(run_directory: Path, args: argparse.Namespace) -> int:
     if args.out is not None:
         check_out(args.out)
     files = files_of(args.words)
+    open_model(Layout(run_directory), args.model)  # whoever types a wrong name hears so at once
+    from train.predictor import load  # seconds, for torch
+
     predictor = load(run_directory, args.model)
     found = predictor.stream(files, window_s=args.window_s, hop_s=args.hop_s, pool=args.pool)
     heard = _warned(found)

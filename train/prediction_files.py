@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 from configs.errors import InputError
 from shards.atomic import Attempt
 from train.prediction import Prediction, Refused, record_of
-from train.predictor import Predictor
+
+if TYPE_CHECKING:  # torch takes seconds, in which a wrong path can be said
+    from train.predictor import Predictor
 
 ROWS_AT_ONCE = 64
 METADATA_KEY = "audiolex"

@@ -133,5 +133,8 @@ def test_in_a_browser_what_is_compared_with_is_chosen(copy_run: CopyRun, tmp_pat
         assert "±" in best
         assert "±" not in other
         assert tab.run("document.querySelectorAll('#classes tbody tr').length") == 12
+        assert "model.kind" in tab.run("byId('settings').textContent")
+        assert "train.lr" in tab.run("byId('settings').textContent")
+        assert tab.run("byId('size').parentNode.hidden"), "all are of one codebook"
         assert tab.complaints == []
         assert {url for url in tab.asked if not url.startswith("data:")} == {page.as_uri()}
