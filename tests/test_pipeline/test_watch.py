@@ -225,7 +225,7 @@ def sight(state: State, is_finished: bool, fault: str = "") -> Sight:
         def is_finished(self) -> bool:
             return is_finished
 
-    return Seen(Path(), 1, 1, (), 0, {}, None, state, fault, ())
+    return Seen(Path(), 1, 1, (), (), 0, {}, None, state, fault, ())
 
 
 @pytest.mark.parametrize(
