@@ -33,7 +33,9 @@ class BidirectionalLstm(nn.Module):
         """States of both directions at every token, [B, T, 2 H]."""
         mirror_BT = mirrored(lengths_B, inputs_BTD.shape[1])
         states_BTD = inputs_BTD
-        with torch.autocast("cpu", enabled=False):  # not every CPU knows an LSTM in bfloat16
+        # Not every CPU knows an LSTM in bfloat16. And oneDNN's backward pass of one, in torch 2.11,
+        # tears the heap after some steps (seen with AVX-512); torch's own takes twice as long.
+        with torch.autocast("cpu", enabled=False), torch.backends.mkldnn.flags(enabled=False):
             for ahead, back in zip(self.forwards, self.backwards, strict=True):
                 right_BTH, _ = ahead(states_BTD)
                 left_BTH, _ = back(_pick(states_BTD, mirror_BT))
