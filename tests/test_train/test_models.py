@@ -276,3 +276,15 @@ def test_attention_pools_a_clips_own_tokens_by_their_scores() -> None:
         pool.score.weight.zero_()  # all say as much: the mean
     expected_BD = masked_mean(values_BTD, real_tokens(lengths_B, values_BTD))
     torch.testing.assert_close(pool(values_BTD, real_tokens(lengths_B, values_BTD)), expected_BD)
+
+
+def test_an_lstm_goes_back_without_onednn() -> None:
+    """Whose backward pass tears the heap in torch 2.11."""
+    states_BTD = BidirectionalLstm(8, 8, 1)(torch.zeros(2, 5, 8), torch.tensor([5, 3]))
+    seen, waiting = set(), [states_BTD.grad_fn]
+    while waiting:
+        if (node := waiting.pop()) is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    assert len(seen) > 10
+    assert not [node.name() for node in seen if "Mkldnn" in node.name()]

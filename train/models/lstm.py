@@ -7,6 +7,9 @@ which a test compares with and which is 10 times slower on a CPU.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -35,12 +38,22 @@ class BidirectionalLstm(nn.Module):
         states_BTD = inputs_BTD
         # Not every CPU knows an LSTM in bfloat16. And oneDNN's backward pass of one, in torch 2.11,
         # tears the heap after some steps (seen with AVX-512); torch's own takes twice as long.
-        with torch.autocast("cpu", enabled=False), torch.backends.mkldnn.flags(enabled=False):
+        with torch.autocast("cpu", enabled=False), _without_onednn():
             for ahead, back in zip(self.forwards, self.backwards, strict=True):
                 right_BTH, _ = ahead(states_BTD)
                 left_BTH, _ = back(_pick(states_BTD, mirror_BT))
                 states_BTD = torch.cat([right_BTH, _pick(left_BTH, mirror_BT)], dim=2)
         return states_BTD
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property of the module
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 def last_states(states_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
