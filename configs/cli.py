@@ -10,13 +10,11 @@ same command again.
 from __future__ import annotations
 
 import argparse
-import atexit
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -100,19 +98,10 @@ def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None 
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with the exit code of `main`, whatever signals still come.
-
-    A stopped one ends without the interpreter's own end, which tears daemon threads apart in the
-    midst of native code.
-    """
+    """End the process with the exit code of `main`, whatever signals still come: a second one would
+    kill it while the interpreter ends, in place of the 75 that the first one asked for."""
     for number in ALL_STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if code == Preempted.exit_code:
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
-        os._exit(code)
     sys.exit(code)
 
 
