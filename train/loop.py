@@ -20,7 +20,6 @@ from torch import nn
 from configs.console import Progress, counted, say
 from configs.errors import Preempted, TrainingFailed
 from configs.schema import TrainConfig
-from shards.stream.sampler import Cursor
 from shards.stream.schedule import Place
 from shards.stream.stream import Step
 from train import checkpoint
@@ -66,8 +65,7 @@ def train(fit: Fit, model: nn.Module, stop: Stop) -> dict[str, torch.Tensor]:
                 break
             log = _step(fit, learner, done, step, history)
             done, after = done + 1, step.after
-            _log(fit, done, after, log)
-            _log_masked(fit, done, step)
+            _log(fit, done, step, log)
             if fit.ends_evaluated_epoch(done):
                 _validate(fit, learner, done, history, stop)
             if done == fit.num_steps or fit.kept.is_due(done, history):  # with its own score
@@ -233,10 +231,11 @@ def _catch_up(fit: Fit, learner: Learner, done: int, history: History, stop: Sto
     fit.kept.warn_of_best(history)
 
 
-def _log(fit: Fit, done: int, cursor: Cursor, log: dict[str, float]) -> None:
+def _log(fit: Fit, done: int, step: Step[Batch], log: dict[str, float]) -> None:
     if done % LOG_EVERY_STEPS == 0 or done in (1, fit.num_steps):
-        epoch = round(cursor.epoch + cursor.position / len(fit.rows), 4)
+        epoch = round(step.after.epoch + step.after.position / len(fit.rows), 4)
         fit.log({"step": done, "epoch": epoch, **log})
+    _log_masked(fit, done, step)
 
 
 def _log_masked(fit: Fit, done: int, step: Step[Batch]) -> None:
