@@ -16,7 +16,6 @@ import soundfile
 
 from configs.errors import InputError
 from configs.load import load_config
-from configs.schema import Config
 from configs.sources import FolderSource, TableSource
 from pipeline.sources import read_source
 from pipeline.verbs import run_verb
@@ -297,49 +296,6 @@ def test_the_folder_example_runs(tmp_path: Path) -> None:
     over = [f"source.root={tmp_path / 'sounds'}", f"run={tmp_path / 'run'}", "codebook.k=4"]
     config = load_config(ROOT / "configs/folder.yaml", [*over, "cluster.kind=inline"])
     assert run_verb(config, "all") == 0
-
-
-def of_folder(tmp_path: Path, name: str) -> Config:
-    source = {"kind": "folder", "root": str(tmp_path / name)}
-    tree = {"run": str(tmp_path / "run"), "source": source, "cluster": {"kind": "inline"}}
-    return Config.model_validate(tree)
-
-
-def sharded_twice(tmp_path: Path) -> Config:
-    """A job of three files in `in`, of which the second `shard` should have nothing to say."""
-    for name in ("dog/1.wav", "dog/2.wav", "cat/1.wav"):
-        sound(tmp_path / "in" / name)
-    config = of_folder(tmp_path, "in")
-    assert run_verb(config, "shard") == 0
-    assert run_verb(config, "shard") == 0
-    return config
-
-
-def test_files_that_came_after_the_plan_are_told_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = sharded_twice(tmp_path)
-    assert "after the plan" not in capsys.readouterr().out
-    sound(tmp_path / "in/dog/3.wav")
-    (tmp_path / "in/dog/1.wav").unlink()
-    assert run_verb(config, "shard") == 0
-    assert "warning: 1 files below" in capsys.readouterr().out
-
-
-def test_another_directory_under_the_same_run_is_told_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its files may have the same names, and it may be the same one elsewhere."""
-    sharded_twice(tmp_path)
-    assert "warning: source.root" not in capsys.readouterr().out
-    (tmp_path / "in").rename(tmp_path / "out")
-    moved = of_folder(tmp_path, "out")
-    assert run_verb(moved, "shard") == 0
-    said = capsys.readouterr().out
-    assert f"source.root is {tmp_path}/out, and the run's clips are of {tmp_path}/in" in said
-    (tmp_path / "run/config.yaml").write_text("run: [")
-    assert run_verb(moved, "shard") == 0
-    assert "warning: source.root" not in capsys.readouterr().out
 
 
 def test_the_table_example_runs_and_cuts_stretches(tmp_path: Path) -> None:
