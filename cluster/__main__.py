@@ -4,9 +4,13 @@ what is submitted for one."""
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from configs.cli import Verb, main
-from configs.schema import Config
+from configs.signals import leave
+
+if TYPE_CHECKING:
+    from configs.schema import Config
 
 
 def up(config: Config) -> int:
@@ -42,4 +46,4 @@ VERBS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main("cluster", VERBS))
+    leave(main("cluster", VERBS))

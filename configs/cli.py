@@ -10,26 +10,22 @@ same command again.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from configs.errors import AudiolexError, InputError, Preempted, notes_of
+from configs.signals import GOES_ON, leave_on_signals, stop_on_signals
 
 if TYPE_CHECKING:  # pydantic takes half a second, in which Ctrl-C must be heard
     from configs.schema import Config
 
 QUARANTINE_EXIT_CODE = 3
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # batch systems warn by either
 MARK = "\0"  # which no word of a command line can hold
 ID_LIKE_AN_OPTION = re.compile(r"-[A-Za-z0-9_][A-Za-z0-9_-]{9}")
-ALL_STOP_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
 
 
 @dataclass(frozen=True)
@@ -83,26 +79,16 @@ AnyVerb = Verb | RunVerb | GridVerb
 def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None = None) -> int:
     """Parse, load the config, run one verb; returns the exit code, never raises for a user."""
     try:
-        for number in STOP_SIGNALS:
-            signal.signal(number, _stop)
+        stop_on_signals()
         return _dispatch(_parser(package, verbs), verbs, argv)
     except AudiolexError as error:
         where = ", ".join(notes_of(error))
         return _fail(f"{where}: {error}" if where else str(error), error.exit_code)
     except KeyboardInterrupt:
-        stopped = Preempted("the same command goes on from what is committed")
-        return _fail(str(stopped), stopped.exit_code)
+        return _fail(GOES_ON, Preempted.exit_code)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", 1)
-
-
-def leave(code: int) -> NoReturn:
-    """End the process with the exit code of `main`, whatever signals still come: a second one would
-    kill it while the interpreter ends, in place of the 75 that the first one asked for."""
-    for number in ALL_STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(code)
 
 
 def _dispatch(
@@ -139,7 +125,7 @@ def _unmarked(value: Any) -> Any:
 def _run_verb(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
     mode: Mode | None = args.mode
     if mode is not None and mode.only_looks:
-        _leave_on_signals()
+        leave_on_signals(0)
     from configs.load import dump_config, load_config
 
     config = load_config(args.config, [*args.overrides, *rest])
@@ -147,12 +133,6 @@ def _run_verb(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
         print(dump_config(config), end="")
         return 0
     return (mode or verb).run(config)
-
-
-def _leave_on_signals() -> None:
-    for number in ALL_STOP_SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell's & sets it
-            signal.signal(number, lambda *_: os._exit(0))
 
 
 def run_directory(path: Path) -> Path:
@@ -168,10 +148,6 @@ def _fail(message: str, code: int) -> int:
     word = "stopped" if code == Preempted.exit_code else "error"
     print(f"{word}: {message}", file=sys.stderr, flush=True)
     return code
-
-
-def _stop(_signum: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt  # as Ctrl-C: no `except Exception` on the way may take it for a fault
 
 
 def _parser(package: str, verbs: Mapping[str, AnyVerb]) -> argparse.ArgumentParser:

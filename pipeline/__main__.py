@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.cli import AnyVerb, Mode, RunVerb, Verb, main
+from configs.signals import leave
 
 if TYPE_CHECKING:
     from configs.schema import Config
@@ -86,4 +86,4 @@ VERBS: dict[str, AnyVerb] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main("pipeline", VERBS))
+    leave(main("pipeline", VERBS))

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
 
-from configs.cli import ALL_STOP_SIGNALS
 from configs.errors import AudiolexError
 from configs.schema import Config
+from configs.signals import STOP_SIGNALS
 from pipeline.displays import display
 from pipeline.look import Lookout, Sight
 
@@ -68,7 +68,7 @@ class Patience:
 def _signals() -> Iterator[Event]:
     """Is set by what would end the process otherwise; never in the middle of a line."""
     enough = Event()
-    numbers = [number for number in ALL_STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda *_: enough.set()) for number in numbers}
     try:
         yield enough

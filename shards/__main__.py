@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from configs.cli import RunVerb, main
 from configs.console import counted, say
 from configs.errors import InputError
+from configs.signals import leave
 
 if TYPE_CHECKING:
     from shards.layout import Layout
@@ -141,4 +141,4 @@ VERBS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main("shards", VERBS))
+    leave(main("shards", VERBS))

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.cli import AnyVerb, GridVerb, RunVerb, Verb, leave, main, run_directory
+from configs.cli import AnyVerb, GridVerb, RunVerb, Verb, main, run_directory
+from configs.signals import leave
 
 if TYPE_CHECKING:
     from configs.schema import Config

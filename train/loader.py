@@ -18,9 +18,9 @@ from weakref import finalize
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from configs.cli import ALL_STOP_SIGNALS
 from configs.errors import AudiolexError, TrainingFailed
 from configs.processes import end_with
+from configs.signals import STOP_SIGNALS
 from shards.stream.schedule import Place
 from shards.stream.stream import Step
 from train.batches import Batch
@@ -142,6 +142,6 @@ def _end(workers: Iterable[BaseProcess]) -> None:
 def _start(training: int, _: int) -> None:
     """Signals are for the training, which ends its workers once it has saved. Where it is killed
     they end at once: they have its lock, which the next training needs."""
-    for number in ALL_STOP_SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with(training)  # torch looks, too, now and then

@@ -8,7 +8,7 @@ from concurrent.futures import wait
 from contextlib import contextmanager
 from typing import TypeVar
 
-from configs.cli import ALL_STOP_SIGNALS
+from configs.signals import STOP_SIGNALS
 from shards.stream.threads import Threads
 
 Item = TypeVar("Item")
@@ -25,11 +25,11 @@ class Stop:
     @contextmanager
     def deferring(self) -> Iterator[None]:
         """Note the signals that come inside the block, instead of ending where it stands."""
-        before = [signal.signal(number, self._note) for number in ALL_STOP_SIGNALS]
+        before = [signal.signal(number, self._note) for number in STOP_SIGNALS]
         try:
             yield
         finally:
-            for number, handler in zip(ALL_STOP_SIGNALS, before, strict=True):
+            for number, handler in zip(STOP_SIGNALS, before, strict=True):
                 signal.signal(number, handler)
 
     def until_asked(self, items: Generator[Item, None, None]) -> Generator[Item, None, None]:

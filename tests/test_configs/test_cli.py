@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,17 +13,18 @@ from configs.cli import GridVerb, Mode, RunVerb, Verb, main
 from configs.errors import DifferentBytes, InputError, NotMadeYet, Preempted, RunLocked
 from configs.load import load_config
 from configs.schema import Config
+from configs.signals import STOP_SIGNALS
 
 MINIMAL = "run: r\nsource: {kind: esc, root: d}\n"
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def _keep_sigterm() -> Iterator[None]:
-    """`main` takes SIGTERM for itself, as a process of its own may."""
-    before = signal.getsignal(signal.SIGTERM)
+def _keep_handlers() -> Iterator[None]:
+    """`main` takes signals for itself, as a process of its own may."""
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in zip(STOP_SIGNALS, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -141,53 +139,6 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
         main("pkg", raising(AssertionError()), ["--help"])
     assert not ended.value.code
     assert "make it" in capsys.readouterr().out
-
-
-WAITING = """
-import sys, time
-from configs.cli import GridVerb, Mode, RunVerb, Verb, main
-def run(config):
-    print("ready", flush=True)
-    time.sleep(60)
-sys.exit(main("pkg", {"wait": Verb(run, "wait")}, sys.argv[1:]))
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_command_with_75(number: int, job: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAITING, "wait", job],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=partial(signal.signal, number, signal.SIG_DFL),  # a shell's & ignores Ctrl-C
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(number)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 75
-    assert err.startswith("stopped: ")
-    assert "Traceback" not in err
-
-
-LEAVING = """
-import atexit, os, signal, sys
-from configs.cli import leave
-atexit.register(lambda: print("last words"))
-for number in (signal.SIGINT, signal.SIGTERM):
-    atexit.register(os.kill, os.getpid(), number)
-leave(int(sys.argv[1]))
-"""
-
-
-@pytest.mark.parametrize("code", [0, 1, 75])
-def test_signals_at_the_very_end_change_no_exit_code(code: int) -> None:
-    words = [sys.executable, "-c", LEAVING, str(code)]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (code, "last words\n", "")
 
 
 def test_an_id_that_begins_like_an_option_is_one(tmp_path: Path) -> None:

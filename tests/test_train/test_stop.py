@@ -11,11 +11,11 @@ from threading import Event, Timer
 
 import pytest
 
-from configs.cli import ALL_STOP_SIGNALS
+from configs.signals import STOP_SIGNALS
 from train.stop import Stop
 
 
-@pytest.mark.parametrize("number", ALL_STOP_SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_noted_and_the_block_goes_on(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     stop, went_on = Stop(), False
@@ -29,7 +29,7 @@ def test_a_signal_is_noted_and_the_block_goes_on(number: signal.Signals) -> None
 
 
 def test_handlers_come_back_after_an_error() -> None:
-    before = [signal.getsignal(number) for number in ALL_STOP_SIGNALS]
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
 
     def fail() -> None:
         with Stop().deferring():
@@ -37,7 +37,7 @@ def test_handlers_come_back_after_an_error() -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert [signal.getsignal(number) for number in ALL_STOP_SIGNALS] == before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 class Items:
