@@ -20,9 +20,10 @@ LogitsC = npt.NDArray[np.float32]
 FloatsC = npt.NDArray[np.float64]
 FloatsWC = npt.NDArray[np.float64]
 Pool = Literal["mean", "max"]
-POOLS: dict[Pool, Callable[[FloatsWC], FloatsC]] = {
-    "mean": lambda scores_WC: scores_WC.mean(axis=0),
-    "max": lambda scores_WC: scores_WC.max(axis=0),
+WeightsW = npt.NDArray[np.float64]
+POOLS: dict[Pool, Callable[[FloatsWC, WeightsW], FloatsC]] = {
+    "mean": lambda scores_WC, weights_W: np.average(scores_WC, axis=0, weights=weights_W),
+    "max": lambda scores_WC, _: scores_WC.max(axis=0),
 }
 
 
@@ -76,7 +77,19 @@ class Prediction:
     @cached_property
     def scores(self) -> FloatsC:
         """Probabilities [C] over the file: the mean over its windows, or the largest."""
-        return POOLS[self.pool](self.scores_WC)
+        return POOLS[self.pool](self.scores_WC, self._weights_W)
+
+    @property
+    def _weights_W(self) -> WeightsW:  # noqa: N802 - its shape
+        """In proportion to the seconds of the file that are nearest to the centre of each window,
+        of those that could be heard: the last window, which ends where the file does, may repeat
+        nearly all of the one before, and no second should count twice."""
+        centres_s = np.array([(one.start_s + one.stop_s) / 2 for one in self.windows])
+        between_s = (centres_s[1:] + centres_s[:-1]) / 2
+        seconds = np.diff(between_s, prepend=0.0, append=self.duration_s)
+        heard = seconds[[one.scores_C is not None for one in self.windows]]
+        weights: WeightsW = heard / heard[0]  # so that one alone is not rounded
+        return weights
 
     @property
     def labels(self) -> list[str]:

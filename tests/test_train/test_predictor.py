@@ -21,13 +21,14 @@ from pipeline.audio.clip import make_clip
 from pipeline.audio.decode import AudioFile
 from pipeline.audio.limits import Window
 from pipeline.audio.quantise import Quantiser
+from pipeline.audio.refusal import ClipRefused
 from shards.codebook import open_codebook
 from shards.commit import fingerprint
 from shards.layout import Layout
 from tests.test_train.conftest import PREDICTING
 from train.data import open_data
 from train.metrics import probabilities
-from train.prediction import Classes, Prediction
+from train.prediction import Classes, Prediction, WindowPrediction
 from train.predictor import Predictor, load
 
 with_models = pytest.mark.parametrize("name", PREDICTING)
@@ -77,6 +78,37 @@ def test_tokens_and_scores_are_those_of_the_stages_bit_for_bit(
     np.testing.assert_array_equal(np.concatenate(tokens), stored_SQ)
     for one, logits_C in zip(found, expected_NC, strict=True):
         np.testing.assert_array_equal(one.scores, probabilities(logits_C[None], "multilabel")[0])
+
+
+@pytest.mark.parametrize(
+    ("spans_s", "duration_s", "shares"),
+    [
+        ([(0, 7)], 7, [1]),
+        ([(0, 10), (10, 20), (20, 30)], 30, [10, 10, 10]),
+        ([(0, 10), (10, 20), (11, 21)], 21, [10, 5.5, 5.5]),
+        ([(0, 10), (2, 12)], 12, [6, 6]),
+        ([(0, 10), (5, 15), (10, 20)], 20, [7.5, 5, 7.5]),
+        ([(0, 10), (10, None), (20, 30)], 30, [10, 10]),
+        ([(0, 10), (10, None), (11, 21)], 21, [10, 5.5]),
+    ],
+)
+def test_every_second_adds_once_to_the_mean(
+    spans_s: list[tuple[float, float | None]], duration_s: float, shares: list[float]
+) -> None:
+    """(10, None) could not be heard."""
+    rng = np.random.default_rng(3)
+    windows = tuple(
+        WindowPrediction(start, start + 10.0, refusal=ClipRefused("silent", "no sound"))
+        if stop is None
+        else WindowPrediction(start, stop, scores_C=rng.random(4))
+        for start, stop in spans_s
+    )
+    classes = Classes(tuple("abcd"), "multilabel", np.full(4, 0.5))
+    found = Prediction("f", duration_s, windows, classes)
+    wanted = np.array(shares) @ found.scores_WC / sum(shares)
+    np.testing.assert_allclose(found.scores, wanted, rtol=1e-14)
+    most = Prediction("f", duration_s, windows, classes, "max")
+    np.testing.assert_array_equal(most.scores, found.scores_WC.max(axis=0))
 
 
 @with_models
