@@ -6,6 +6,7 @@ rename (or link) to the final name, fsync the directory that holds the name.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -13,6 +14,8 @@ import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 def sha256_file(path: Path) -> str:
@@ -60,8 +63,10 @@ class Attempt:
         return self
 
     def __exit__(
-        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
+        if isinstance(error, OSError) and error.errno in OF_DISKS and error.filename is None:
+            error.filename = str(self.directory)  # a write does not say which disk is full
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def path(self, name: str) -> Path:

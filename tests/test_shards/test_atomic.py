@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import subprocess
@@ -47,6 +48,28 @@ def test_an_attempt_that_fails_leaves_nothing(partial: Path, tmp_path: Path) -> 
         fail()
     assert not list(partial.iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["partial"]
+
+
+def test_a_full_disk_is_named(partial: Path) -> None:
+    """Python's own message of a write has no name in it."""
+
+    def fill() -> None:
+        with Attempt(partial, "page") as attempt:
+            attempt.path("data").symlink_to("/dev/full")
+            attempt.path("data").write_bytes(b"one too many")
+
+    with pytest.raises(OSError, match="No space left on device: '.*/partial/page-"):
+        fill()
+
+
+def test_a_fault_that_is_no_disks_stays_as_it_is(partial: Path) -> None:
+    def fail() -> None:
+        with Attempt(partial, "page"):
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    with pytest.raises(ConnectionResetError) as caught:
+        fail()
+    assert caught.value.filename is None
 
 
 def test_two_attempts_at_one_task_are_apart(partial: Path) -> None:
