@@ -28,7 +28,7 @@ def find_garbage(layout: Layout) -> Garbage:
     if findings.faults:
         raise IntegrityError(
             f"{layout.root} is damaged ({len(findings.faults)} faults), so nothing was removed; "
-            "run `python -m shards verify RUN --repair` first"
+            f"run `python -m shards verify {layout.root} --repair` first"
         )
     paths = tuple(layout.root / name for name in findings.extra)
     return Garbage(paths, sum(path.stat().st_size for path in paths))

@@ -222,7 +222,29 @@ def test_what_is_nearest_to_the_pointer_is_said(tab: Browser, reported: Config) 
 def test_points_of_a_plot_are_said_by_keyboard(tab: Browser, reported: Config) -> None:
     tab.open(page_of(reported))
     tab.run("document.getElementById('map').focus()")
+    ids = [clip for clips in mapped(reported).values() for clip in clips]
     for key, number in (("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0)):
         tab.press(key)
         said = tab.run("document.querySelector('[role=status].unseen').textContent")
-        assert said.startswith(data_of(reported)["map"]["ids"][number])
+        assert said.startswith(ids[number])
+
+
+def mapped(config: Config) -> dict[int, list[str]]:
+    """Ids on the map by their first label, the most frequent first."""
+    tree = data_of(config)["map"]
+    found: dict[int, list[str]] = {}
+    for clip, labels in zip(tree["ids"], tree["labels"], strict=True):
+        found.setdefault((labels or [-1])[0], []).append(clip)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def test_spectrograms_have_axes_and_the_map_says_whose_its_colours_are(
+    tab: Browser, reported: Config
+) -> None:
+    tab.open(page_of(reported))
+    texts = "[...document.querySelectorAll('{}')].map(one => one.textContent)"
+    assert tab.run(texts.format("figure:first-child .heard span")) == ["11 kHz", "0 kHz"] * 2
+    assert set(tab.run(texts.format("figure .ruler"))) == {"0 s0.5 s1 s1.5 s"}
+    names = tab.run("[...byId('map').nextElementSibling.children].map(one => one.textContent)")
+    titles = data_of(reported)["classes"]
+    assert names == [titles[c] for c in mapped(reported)][:12]

@@ -75,8 +75,8 @@ function plot(svg, { x = {}, y = {}, series, label }) {
 const DRAW = {
   line: (svg, places, { colour, dashed }) => part(svg, "polyline", { points: places.map(place => place.join()).join(" "),
     fill: "none", stroke: colour, "stroke-width": 1.8, "stroke-dasharray": dashed ? "5 4" : "none" }),
-  dots: (svg, places, { colour, colours, radius, radii }) => places.forEach((place, i) => part(svg, "circle",
-    { cx: place[0], cy: place[1], r: radii?.[i] ?? radius ?? 3, fill: colours?.[i] ?? colour, "fill-opacity": .65 })),
+  dots: (svg, places, { colour, radius, radii }) => places.forEach((place, i) => part(svg, "circle",
+    { cx: place[0], cy: place[1], r: radii?.[i] ?? radius ?? 3, fill: colour, "fill-opacity": .65 })),
   bars: (svg, places, { colour, wide }) => places.forEach(place => part(svg, "rect",
     { x: place[0] - wide / 2, y: Math.min(place[1], BOX.bottom - .5), width: wide, height: Math.max(.5, BOX.bottom - place[1]), fill: colour })),
 };
@@ -189,13 +189,18 @@ function drawClip(clip, nameOf) {
   if (clip.grid) {
     const canvas = make("canvas", { className: "sound", ariaLabel: `spectrogram of ${clip.id}`, role: "img" }), cells = bytes(clip.grid);
     paint(canvas, clip.frames, clip.bands, (x, y) => heat(cells[x * clip.bands + y]));
-    figure.append(canvas);
+    const [low, high] = clip.bounds.map(textContent => make("span", { textContent }));
+    figure.append(make("div", { className: "heard" }, canvas, high, low));
   }
   for (const tokens of clip.tokens) {
     const canvas = make("canvas", { className: "tokens", title: `${new Set(tokens).size} different tokens in ${tokens.length}` });
     paint(canvas, tokens.length, 1, x => tokenColour(tokens[x]));
     figure.append(canvas);
   }
+  figure.append(make("div", { className: "ruler" }, ...ticks(0, clip.seconds, 5).map(second => {
+    const share = `${100 * second / clip.seconds}%`;  // of the strip, and of the mark: none sticks out
+    return make("span", { textContent: `${short(second)} s`, style: `left: ${share}; transform: translateX(-${share})` });
+  })));
   if (clip.audio) {
     const player = make("audio", { controls: true, preload: "metadata", src: clip.audio });
     player.setAttribute("aria-label", clip.id);

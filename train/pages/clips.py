@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import InputError
-from configs.frames import FRAMES
+from configs.frames import FRAMES, FramesConfig, MfccFrames
 from pipeline.audio.half import to_float32
 from pipeline.audio.shown import data_url, picture
 from shards.codebook import Codebook
@@ -29,7 +29,20 @@ TOP = 6  # classes that are said of a clip
 def hop_s(codebook: Codebook) -> float:
     """Seconds from one token to the next."""
     rate_hz = codebook.sample_rate_hz
-    return FRAMES.validate_python(dict(codebook.frames)).hop_samples(rate_hz) / rate_hz
+    return _frames_of(codebook).hop_samples(rate_hz) / rate_hz
+
+
+def bounds(codebook: Codebook) -> list[str]:
+    """What the first and the last number of a frame are of."""
+    frames = _frames_of(codebook)
+    if isinstance(frames, MfccFrames):
+        return ["coefficient 1", f"coefficient {frames.num_bins}"]
+    high_hz = frames.f_max_hz or codebook.sample_rate_hz / 2
+    return [f"{hz / 1000:.3g} kHz" for hz in (frames.f_min_hz, high_hz)]
+
+
+def _frames_of(codebook: Codebook) -> FramesConfig:
+    return FRAMES.validate_python(dict(codebook.frames))
 
 
 def cards(layout: Layout, data: TokenData, rows: Rows, probabilities_NC: Doubles) -> list[Json]:
@@ -62,7 +75,11 @@ def _frames(layout: Layout, data: TokenData, rows: Rows) -> list[Json]:
     if data.config.remote is not None:  # where tokens alone are here
         return [{}] * len(rows)
     clips = open_frames(layout).read(rows).clips()
-    return [{**picture(to_float32(clip_TM)), "bands": clip_TM.shape[1]} for clip_TM in clips]
+    between = bounds(data.codebook)
+    return [
+        {**picture(to_float32(clip_TM)), "bands": clip_TM.shape[1], "bounds": between}
+        for clip_TM in clips
+    ]
 
 
 def _sounds(layout: Layout, data: TokenData, rows: Rows) -> list[Json]:

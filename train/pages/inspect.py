@@ -26,7 +26,7 @@ from train.pages.page import page
 
 Json = dict[str, Any]
 PAGE_NAME = "inspect.html"
-MEDIA = ("audio", "grid", "frames", "bands")
+MEDIA = ("audio", "grid", "frames", "bands", "bounds")
 SEARCHED = 50_000  # ids, for one that was meant
 
 
