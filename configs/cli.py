@@ -10,6 +10,7 @@ same command again.
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # pydantic takes half a second, in which Ctrl-C must be heard
     from configs.schema import Config
 
 QUARANTINE_EXIT_CODE = 3
+OBJECTS_A_LOOK = 10_000  # for garbage; Python's 700 cost imports of torch half a second
 MARK = "\0"  # which no word of a command line can hold
 ID_LIKE_AN_OPTION = re.compile(r"-[A-Za-z0-9_][A-Za-z0-9_-]{9}")
 
@@ -80,6 +82,7 @@ def main(package: str, verbs: Mapping[str, AnyVerb], argv: Sequence[str] | None 
     """Parse, load the config, run one verb; returns the exit code, never raises for a user."""
     try:
         stop_on_signals()
+        gc.set_threshold(OBJECTS_A_LOOK)
         return _dispatch(_parser(package, verbs), verbs, argv)
     except AudiolexError as error:
         where = ", ".join(notes_of(error))

@@ -17,6 +17,7 @@ of places where an exception from nowhere does not end it:
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -53,6 +54,7 @@ def leave(code: int) -> NoReturn:
     while the interpreter ends, in place of the 75 that the first one asked for."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # or the interpreter looks through all of torch once more, for 0.7 s
     sys.exit(code)
 
 

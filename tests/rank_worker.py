@@ -25,6 +25,7 @@ from torch import nn
 from configs.load import load_config
 from configs.models import BertModel, CnnModel, FrameModel, LinearModel, LstmModel, NeuralModel
 from configs.schema import Config, TrainConfig
+from configs.signals import leave
 from shards.layout import Layout
 from shards.stream.schedule import Place
 from train import fit as fitting
@@ -131,4 +132,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
