@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+OF_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no read meets these
 
 
 def sha256_file(path: Path) -> str:
@@ -65,7 +65,7 @@ class Attempt:
     def __exit__(
         self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
-        if isinstance(error, OSError) and error.errno in OF_DISKS and error.filename is None:
+        if isinstance(error, OSError) and error.errno in OF_WRITES and error.filename is None:
             error.filename = str(self.directory)  # a write does not say which disk is full
         shutil.rmtree(self.directory, ignore_errors=True)
 
