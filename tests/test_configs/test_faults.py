@@ -78,6 +78,9 @@ def test_a_model_that_is_not_described_stands_beside_other_faults(
         ("train: {lr: fast}", "train.lr: must be a number (got 'fast')"),
         ("train: {compile: 7}", "train.compile: must be true or false (got 7)"),
         ("models: {prior: {kind: bag}}", "models: prior is what scores call chance: give it an"),
+        ("train: {lr: .inf}", "train.lr: "),
+        ("cluster: {memory_limit: banana}", "cluster.memory_limit: "),
+        ("frames: {f_min_hz: 20000}", "frames.f_min_hz 20000.0 is not below 11025.0"),
         ("train: {augment: 6}", "train.augment: must be a mapping of settings: gain_db, "),
     ],
 )
