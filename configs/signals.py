@@ -28,7 +28,7 @@ from typing import NoReturn
 
 from configs.errors import Preempted
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # batch systems warn by the latter
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # batch systems warn by the last two
 GOES_ON = "the same command goes on from what is committed"
 SOON_S = 0.02
 IMPORTING = "<frozen importlib"  # the file of functions that import
@@ -66,7 +66,7 @@ def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     frames = [*_outwards(frame)]
-    importers = [
+    importers = [  # whose import is under way, the outermost last
         outer
         for inner, outer in pairwise(frames)
         if _is_importing(inner) and not _is_importing(outer)

@@ -81,9 +81,9 @@ class Prediction:
 
     @property
     def _weights_W(self) -> WeightsW:  # noqa: N802 - its shape
-        """In proportion to the seconds of the file that are nearest to the centre of each window,
-        of those that could be heard: the last window, which ends where the file does, may repeat
-        nearly all of the one before, and no second should count twice."""
+        """[W], in proportion to the seconds of the file that are nearest to the centre of each
+        window, of those that could be heard: the last window, which ends where the file does, may
+        repeat nearly all of the one before, and no second should count twice."""
         centres_s = np.array([(one.start_s + one.stop_s) / 2 for one in self.windows])
         between_s = (centres_s[1:] + centres_s[:-1]) / 2
         seconds = np.diff(between_s, prepend=0.0, append=self.duration_s)

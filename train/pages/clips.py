@@ -32,7 +32,7 @@ def hop_s(codebook: Codebook) -> float:
     return _frames_of(codebook).hop_samples(rate_hz) / rate_hz
 
 
-def bounds(codebook: Codebook) -> list[str]:
+def _bounds(codebook: Codebook) -> list[str]:
     """What the first and the last number of a frame are of."""
     frames = _frames_of(codebook)
     if isinstance(frames, MfccFrames):
@@ -75,7 +75,7 @@ def _frames(layout: Layout, data: TokenData, rows: Rows) -> list[Json]:
     if data.config.remote is not None:  # where tokens alone are here
         return [{}] * len(rows)
     clips = open_frames(layout).read(rows).clips()
-    between = bounds(data.codebook)
+    between = _bounds(data.codebook)
     return [
         {**picture(to_float32(clip_TM)), "bands": clip_TM.shape[1], "bounds": between}
         for clip_TM in clips
